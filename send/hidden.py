@@ -1,0 +1,161 @@
+"""Which layer: the decoder block whose output is ``hidden_states[layer]``, read by a forward hook.
+
+The blocks are found by shape (a `ModuleList` as long as ``config.num_hidden_layers``), not by an
+architecture's attribute names, so that one code serves every causal language model.
+"""
+
+from __future__ import annotations
+
+from types import TracebackType
+from typing import Any
+
+import torch
+from torch import nn
+
+__all__ = ["HiddenTap", "block_at", "decoder_blocks", "states_of"]
+
+PENULTIMATE = -2
+"""The layer of the SenD paper: ``hidden_states[-2]``, the output of the last block but one."""
+
+
+def decoder_blocks(model: nn.Module) -> nn.ModuleList:
+    """Return the decoder blocks of a causal language model, first to last.
+
+    Parameters
+    ----------
+    model : nn.Module
+        A Transformers causal language model, also inside a PEFT or parallel wrapper.
+
+    Returns
+    -------
+    nn.ModuleList
+        Block ``i`` computes ``hidden_states[i + 1]`` from ``hidden_states[i]``.
+
+    Raises
+    ------
+    ValueError
+        If no unique list of ``config.num_hidden_layers`` blocks is found.
+
+    Examples
+    --------
+    >>> from transformers import GPT2Config, GPT2LMHeadModel
+    >>> model = GPT2LMHeadModel(GPT2Config(n_layer=3, n_head=2, n_embd=8, vocab_size=11))
+    >>> len(decoder_blocks(model))
+    3
+    """
+    config = getattr(model, "config", None)
+    count = getattr(config, "num_hidden_layers", None)
+    if count is None:
+        msg = (
+            f"{type(model).__name__} has no config.num_hidden_layers; "
+            "expected a decoder-only language model of Transformers."
+        )
+        raise ValueError(msg)
+    found = [
+        module
+        for module in model.modules()
+        if isinstance(module, nn.ModuleList) and len(module) == count
+    ]
+    # A list inside a block (experts, say) may have the same length: the blocks are the outermost.
+    outermost = [
+        candidate
+        for candidate in found
+        if not any(candidate is not other and _contains(other, candidate) for other in found)
+    ]
+    if len(outermost) != 1:
+        msg = (
+            f"{type(model).__name__} has {len(outermost)} lists of num_hidden_layers = {count} "
+            "blocks; expected exactly one. Encoder-decoder models are not supported."
+        )
+        raise ValueError(msg)
+    return outermost[0]
+
+
+def _contains(outer: nn.Module, inner: nn.Module) -> bool:
+    return any(module is inner for module in outer.modules())
+
+
+def block_at(model: nn.Module, layer: int = PENULTIMATE) -> nn.Module:
+    """Return the block whose output is ``hidden_states[layer]``.
+
+    Parameters
+    ----------
+    model : nn.Module
+        As for `decoder_blocks`.
+    layer : int
+        Index into Transformers' ``hidden_states``, of length ``num_hidden_layers + 1``. Index 0 is
+        the embedding and the last one passes the final norm: neither is the output of a block.
+
+    Returns
+    -------
+    nn.Module
+
+    Raises
+    ------
+    ValueError
+        If no block computes that hidden state.
+    """
+    blocks = decoder_blocks(model)
+    index = layer + len(blocks) + 1 if layer < 0 else layer
+    if not 1 <= index < len(blocks):
+        msg = (
+            f"layer {layer} is not the output of a decoder block: this model has {len(blocks)} "
+            f"blocks, so layer must lie in 1..{len(blocks) - 1}, or -{len(blocks)}..-2."
+        )
+        raise ValueError(msg)
+    return blocks[index - 1]
+
+
+def states_of(output: Any) -> torch.Tensor:
+    """Return the hidden states in a block's output, which is a tensor or a tuple that begins with one."""
+    return output[0] if isinstance(output, tuple) else output
+
+
+class HiddenTap:
+    """A context in which each forward pass leaves ``hidden_states[layer]`` in ``tap.states``.
+
+    Only one layer is kept, unlike with ``output_hidden_states=True``, and only of the last pass.
+
+    Parameters
+    ----------
+    model : nn.Module
+        As for `decoder_blocks`.
+    layer : int
+        As for `block_at`.
+
+    Examples
+    --------
+    >>> from transformers import GPT2Config, GPT2LMHeadModel
+    >>> model = GPT2LMHeadModel(GPT2Config(n_layer=3, n_head=2, n_embd=8, vocab_size=11)).eval()
+    >>> with HiddenTap(model) as tap:
+    ...     _ = model(torch.tensor([[1, 2, 3]]))
+    >>> tuple(tap.states.shape)
+    (1, 3, 8)
+    """
+
+    def __init__(self, model: nn.Module, layer: int = PENULTIMATE) -> None:
+        self._block = block_at(model, layer)
+        self._states: torch.Tensor | None = None
+
+    @property
+    def states(self) -> torch.Tensor:
+        """The hidden states of the last forward pass, shape (batch, tokens, d)."""
+        if self._states is None:
+            msg = "no forward pass has gone through the tapped block yet"
+            raise RuntimeError(msg)
+        return self._states
+
+    def __enter__(self) -> HiddenTap:
+        self._handle = self._block.register_forward_hook(self._keep)
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._handle.remove()
+
+    def _keep(self, _module: nn.Module, _inputs: Any, output: Any) -> None:
+        self._states = states_of(output)

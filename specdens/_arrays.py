@@ -1,0 +1,183 @@
+"""The one place that knows array libraries: namespace, device, precision, and the way to the host.
+
+Big arrays (n x R blocks) stay where they are and meet only ``@``, arithmetic and reductions; small
+ones (moments, tridiagonals) become NumPy float64 through `to_host`, and through nothing else.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any, TypeAlias
+
+import array_api_compat
+import numpy as np
+from array_api_compat import (
+    array_namespace,
+    device,
+    is_array_api_obj,
+    is_cupy_array,
+    is_numpy_array,
+    is_torch_array,
+    to_device,
+)
+
+__all__ = [
+    "Array",
+    "as_dense",
+    "cholesky_diagonal",
+    "column_dots",
+    "device",
+    "eps",
+    "is_array",
+    "is_complex",
+    "namespace",
+    "on_cpu",
+    "real_dtype",
+    "require_finite",
+    "scalar",
+    "to_host",
+    "working_dtype",
+]
+
+Array: TypeAlias = Any
+"""An array of any library that follows the Python array API standard."""
+
+namespace = array_namespace
+
+
+def is_array(x: object) -> bool:
+    """Whether x is a dense array of a library that we can compute with."""
+    if not is_array_api_obj(x):
+        return False
+    if not is_torch_array(x):
+        return True
+    import torch  # loaded already: x is a tensor
+
+    return bool(x.layout == torch.strided)  # type: ignore[attr-defined]
+
+
+def as_dense(a: Array, *, name: str = "A") -> Array:
+    """Return a as a plain array without gradient history; lists become NumPy arrays."""
+    if isinstance(a, np.ma.MaskedArray):
+        msg = f"{name} is a masked array, whose masked entries have no value; pass {name}.filled(...)."
+        raise TypeError(msg)
+    if is_array(a):
+        if is_numpy_array(a):
+            return np.asarray(a)
+        return a.detach() if is_torch_array(a) else a
+    return np.asarray(a)
+
+
+def is_complex(x: Array) -> bool:
+    """Whether the elements of x are complex."""
+    return bool(namespace(x).isdtype(x.dtype, "complex floating"))
+
+
+def eps(x: Array) -> float:
+    """Return the unit roundoff of the precision of x."""
+    return float(namespace(x).finfo(x.dtype).eps)
+
+
+def on_cpu(x: Array) -> bool:
+    """Whether x lies in the memory of the host."""
+    if is_numpy_array(x):
+        return True
+    if is_cupy_array(x):
+        return False
+    where = device(x)
+    return getattr(where, "type", None) == "cpu" or "CPU_DEVICE" in str(where) or where == "cpu"
+
+
+def _bits(xp: Any, dtype: Any) -> int:
+    """Return the bits of one real number of a floating dtype."""
+    return int(xp.finfo(dtype).bits)
+
+
+def working_dtype(xp: Any, dtype: Any) -> Any:
+    """Return the dtype in which products are computed.
+
+    Single and double precision stay; integers, booleans and extended precision become double;
+    half precision becomes single, whose sums are then taken in double.
+    """
+    if "complex32" in str(dtype):  # torch.chalf, which has no finfo
+        return xp.complex64
+    if xp.isdtype(dtype, "complex floating"):
+        return xp.complex64 if _bits(xp, dtype) == 32 else xp.complex128
+    if xp.isdtype(dtype, "real floating"):
+        return xp.float32 if _bits(xp, dtype) <= 32 else xp.float64
+    if xp.isdtype(dtype, ("integral", "bool")):
+        return xp.float64
+    msg = f"cannot compute with elements of type {dtype}; expected numbers."
+    raise TypeError(msg)
+
+
+def real_dtype(xp: Any, dtype: Any) -> Any:
+    """Return the real dtype as precise as a working dtype."""
+    # Compared by ==: a NumPy dtype equals its scalar type but has another hash.
+    return xp.float32 if dtype == xp.float32 or dtype == xp.complex64 else xp.float64
+
+
+def to_host(x: Array) -> np.ndarray[Any, Any]:
+    """Return a SMALL array as NumPy float64 or complex128: the only way to the host."""
+    if is_torch_array(x):
+        x = x.detach().resolve_conj().cpu().numpy()
+    elif not on_cpu(x):
+        cpu = namespace(x).Device("CPU_DEVICE") if hasattr(namespace(x), "Device") else "cpu"
+        x = to_device(x, cpu)
+    host = np.asarray(x)
+    return host.astype(np.complex128 if np.iscomplexobj(host) else np.float64, copy=False)
+
+
+def scalar(value: complex, xp: Any, dtype: Any, where: Any) -> Array:
+    """Return a number as a 0-d value of a namespace, dtype and device."""
+    out = xp.asarray(value, dtype=dtype, device=where)
+    return out[()] if is_numpy_array(out) else out
+
+
+def column_dots(a: Array, b: Array) -> np.ndarray[Any, Any]:
+    """Return the inner products ``a_r^H b_r`` of matching columns, summed in double precision.
+
+    Parameters
+    ----------
+    a, b : array, shape (n, R)
+        Blocks of one namespace and device.
+
+    Returns
+    -------
+    ndarray, shape (R,)
+        On the host; complex128 if a is complex, else float64.
+    """
+    xp = namespace(a, b)
+    if is_complex(a):
+        return to_host(xp.sum(xp.conj(a) * b, axis=0, dtype=xp.complex128))
+    return to_host(xp.sum(a * b, axis=0, dtype=xp.float64))
+
+
+def require_finite(x: Array, what: str) -> None:
+    """Raise a ValueError that names `what` if x contains NaN or infinity."""
+    xp = namespace(x)
+    if math.prod(x.shape) and not bool(xp.all(xp.isfinite(x))):
+        msg = f"{what} contains NaN or infinity; expected finite numbers. Remove or impute them."
+        raise ValueError(msg)
+
+
+def cholesky_diagonal(a: Array) -> Array | None:
+    """Return the diagonal of the Cholesky factor of a, or None if a is not positive definite."""
+    xp = namespace(a)
+    try:
+        diagonal = xp.linalg.diagonal(xp.linalg.cholesky(a))
+    except (np.linalg.LinAlgError, RuntimeError):  # torch raises a subclass of RuntimeError
+        return None
+    diagonal = xp.real(diagonal) if is_complex(diagonal) else diagonal
+    # CuPy reports failure by NaN.
+    return diagonal if bool(xp.all(xp.isfinite(diagonal) & (diagonal > 0))) else None
+
+
+def is_dtype_of_torch(dtype: object) -> bool:
+    """Whether a dtype belongs to torch, without importing torch."""
+    return type(dtype).__module__ == "torch"
+
+
+def default_namespace() -> Any:
+    """Return the array API namespace of NumPy."""
+    return array_api_compat.array_namespace(np.empty(0))
