@@ -7,6 +7,7 @@ ones (moments, tridiagonals) become NumPy float64 through `to_host`, and through
 from __future__ import annotations
 
 import math
+import warnings
 from typing import Any, TypeAlias
 
 import array_api_compat
@@ -30,10 +31,11 @@ __all__ = [
     "eps",
     "is_array",
     "is_complex",
+    "lu_diagonal",
     "namespace",
     "on_cpu",
-    "real_dtype",
     "require_finite",
+    "result_dtype",
     "scalar",
     "to_host",
     "working_dtype",
@@ -59,7 +61,7 @@ def is_array(x: object) -> bool:
 def as_dense(a: Array, *, name: str = "A") -> Array:
     """Return a as a plain array without gradient history; lists become NumPy arrays."""
     if isinstance(a, np.ma.MaskedArray):
-        msg = f"{name} is a masked array, whose masked entries have no value; pass {name}.filled(...)."
+        msg = f"{name} is a masked array: its masked entries have no value. Pass {name}.filled()."
         raise TypeError(msg)
     if is_array(a):
         if is_numpy_array(a):
@@ -111,8 +113,8 @@ def working_dtype(xp: Any, dtype: Any) -> Any:
     raise TypeError(msg)
 
 
-def real_dtype(xp: Any, dtype: Any) -> Any:
-    """Return the real dtype as precise as a working dtype."""
+def result_dtype(xp: Any, dtype: Any) -> Any:
+    """Return the real dtype of a result for elements of this dtype: single only for single."""
     # Compared by ==: a NumPy dtype equals its scalar type but has another hash.
     return xp.float32 if dtype == xp.float32 or dtype == xp.complex64 else xp.float64
 
@@ -148,9 +150,10 @@ def column_dots(a: Array, b: Array) -> np.ndarray[Any, Any]:
         On the host; complex128 if a is complex, else float64.
     """
     xp = namespace(a, b)
-    if is_complex(a):
-        return to_host(xp.sum(xp.conj(a) * b, axis=0, dtype=xp.complex128))
-    return to_host(xp.sum(a * b, axis=0, dtype=xp.float64))
+    wide = xp.complex128 if is_complex(a) else xp.float64
+    # Single precision is widened before the product: its squares overflow beyond 1e19.
+    a, b = xp.astype(a, wide, copy=False), xp.astype(b, wide, copy=False)
+    return to_host(xp.sum((xp.conj(a) if is_complex(a) else a) * b, axis=0))
 
 
 def require_finite(x: Array, what: str) -> None:
@@ -171,6 +174,35 @@ def cholesky_diagonal(a: Array) -> Array | None:
     diagonal = xp.real(diagonal) if is_complex(diagonal) else diagonal
     # CuPy reports failure by NaN.
     return diagonal if bool(xp.all(xp.isfinite(diagonal) & (diagonal > 0))) else None
+
+
+def lu_diagonal(a: Array) -> tuple[Array, int]:
+    """Return the diagonal of U in ``P A = L U``, and the sign of the permutation P.
+
+    The array API standard has no LU; where the library has none either, the diagonal of R in
+    ``A = Q R`` serves, with the determinant of Q folded into its last entry.
+    """
+    xp = namespace(a)
+    if is_torch_array(a):
+        import torch  # loaded already: a is a tensor
+
+        factors, swaps, _ = torch.linalg.lu_factor_ex(a)
+        rows = torch.arange(1, len(swaps) + 1, device=a.device)
+        return factors.diagonal(), -1 if int((swaps != rows).sum()) % 2 else 1
+    if is_numpy_array(a) or is_cupy_array(a):
+        import importlib
+
+        home = "scipy.linalg" if is_numpy_array(a) else "cupyx.scipy.linalg"
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # "exactly singular": the zero on the diagonal says so
+            factors, swaps = importlib.import_module(home).lu_factor(a, check_finite=False)
+        odd = int((swaps != xp.arange(len(swaps))).sum()) % 2
+        return factors.diagonal(), -1 if odd else 1
+    q, r = xp.linalg.qr(a)
+    diagonal = xp.linalg.diagonal(r)
+    turn = xp.ones_like(diagonal)
+    turn[-1] = xp.linalg.det(q)
+    return diagonal * turn, 1
 
 
 def is_dtype_of_torch(dtype: object) -> bool:

@@ -1,0 +1,248 @@
+"""Probe vectors by counter: entry (i, r) depends on the key, i and r alone (Philox4x32-10).
+
+The same key gives the same signs on every array library, device, block size and thread count.
+Only int64 arithmetic is used, because Torch has no unsigned 64-bit products: a product that wraps
+keeps its low 64 bits, and masking after an arithmetic shift recovers the high word.
+"""
+
+from __future__ import annotations
+
+import math
+import secrets
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from specdens._arrays import (
+    Array,
+    as_dense,
+    column_dots,
+    device,
+    is_array,
+    namespace,
+    require_finite,
+)
+
+__all__ = ["Probes", "gaussian", "key_of", "make_probes", "philox", "signs"]
+
+DEFAULT_COUNT = 20
+WORD = 0xFFFFFFFF
+MULTIPLIERS = (0xD2511F53, 0xCD9E8D57)
+WEYL = (0x9E3779B9, 0xBB67AE85)
+
+SIGNS, PHASES, STARTS = 0, 1, 2
+"""Streams: signs, the second bit of the phases, and start vectors for spectral bounds."""
+
+
+def key_of(rng: Any) -> int:
+    """Return the 64-bit key that `rng` stands for.
+
+    Parameters
+    ----------
+    rng : None, int, or anything that `numpy.random.default_rng` takes
+        None draws fresh entropy; an int is the key itself; a Generator gives one 64-bit key.
+
+    Returns
+    -------
+    int
+
+    Raises
+    ------
+    ValueError
+        If an int does not lie in [0, 2**64).
+    TypeError
+        If `rng` is of another kind.
+    """
+    if rng is None:
+        return secrets.randbits(64)
+    if isinstance(rng, (int, np.integer)) and not isinstance(rng, (bool, np.bool_)):
+        if not 0 <= rng < 2**64:
+            msg = f"rng is {rng}; as an int it is the key itself and must lie in [0, 2**64)."
+            raise ValueError(msg)
+        return int(rng)
+    kinds = np.random.SeedSequence | np.random.BitGenerator | np.random.Generator
+    if not isinstance(rng, kinds):
+        msg = (
+            f"rng is of type {type(rng).__name__}; expected None, an int, or a NumPy Generator, "
+            "BitGenerator or SeedSequence."
+        )
+        raise TypeError(msg)
+    return int(np.random.default_rng(rng).integers(2**64, dtype=np.uint64))
+
+
+def philox(xp: Any, counter: tuple[Array, Array, Array, Array], key: int) -> tuple[Array, ...]:
+    """Return the four 32-bit words of Philox4x32-10 for each counter, as int64 arrays.
+
+    References
+    ----------
+    Salmon et al., Parallel random numbers: as easy as 1, 2, 3, SC 2011.
+    """
+    c0, c1, c2, c3 = counter
+    k0, k1 = key & WORD, key >> 32
+    for _ in range(10):
+        p0, p1 = c0 * MULTIPLIERS[0], c2 * MULTIPLIERS[1]
+        c0, c1, c2, c3 = (
+            (xp.bitwise_right_shift(p1, 32 + 0 * p1) & WORD) ^ c1 ^ k0,
+            p1 & WORD,
+            (xp.bitwise_right_shift(p0, 32 + 0 * p0) & WORD) ^ c3 ^ k1,
+            p0 & WORD,
+        )
+        k0, k1 = (k0 + WEYL[0]) & WORD, (k1 + WEYL[1]) & WORD
+    return c0, c1, c2, c3
+
+
+def _words(xp: Any, where: Any, blocks: int, columns: range, key: int, stream: int) -> Array:
+    """Return the words of counters (block, column, stream), shape (blocks, 4, columns)."""
+    block = xp.arange(blocks, dtype=xp.int64, device=where)[:, None]
+    column = xp.arange(columns.start, columns.stop, dtype=xp.int64, device=where)[None, :]
+    zero = 0 * (block + column)
+    high = xp.bitwise_right_shift(block + zero, 32 + zero)
+    counter = ((block & WORD) + zero, high, (column & WORD) + zero, stream + zero)
+    return xp.stack(philox(xp, counter, key), axis=1)
+
+
+def _bits(xp: Any, where: Any, n: int, columns: range, key: int, stream: int) -> Array:
+    """Return one bit per entry, shape (n, columns), uint8: bit i & 31 of word (i >> 5) & 3."""
+    words = _words(xp, where, -(-n // 128), columns, key, stream)
+    shifts = xp.arange(0, 32, 8, dtype=xp.int64, device=where)[None, None, :, None]
+    octets = xp.bitwise_right_shift(words[:, :, None, :], shifts) & 255
+    octets = xp.astype(octets, xp.uint8)[:, :, :, None, :]
+    places = xp.arange(8, dtype=xp.uint8, device=where)[None, None, None, :, None]
+    bits = xp.bitwise_right_shift(octets, places) & xp.ones_like(places)
+    return xp.reshape(bits, (-1, len(columns)))[:n, :]
+
+
+def signs(
+    n: int, columns: range, key: int, *, xp: Any, dtype: Any, where: Any = None, stream: int = SIGNS
+) -> Array:
+    """Return random signs +-1 (in a complex dtype: the phases 1, i, -1, -i).
+
+    Parameters
+    ----------
+    n : int
+        Rows.
+    columns : range
+        The probes' numbers, consecutive.
+    key : int
+        64 bits.
+    xp, dtype, where
+        Namespace, floating dtype and device of the result.
+    stream : int
+        The fourth word of the counter; phases use the next one too.
+
+    Returns
+    -------
+    array, shape (n, len(columns))
+    """
+    real = xp.astype(_bits(xp, where, n, columns, key, stream), dtype)
+    real = 1 - 2 * real
+    if not xp.isdtype(dtype, "complex floating"):
+        return real
+    turned = xp.astype(_bits(xp, where, n, columns, key, stream + 1), dtype)
+    return real * (1 + (1j - 1) * turned)
+
+
+def gaussian(
+    n: int,
+    columns: range,
+    key: int,
+    *,
+    xp: Any,
+    dtype: Any,
+    where: Any = None,
+    stream: int = STARTS,
+) -> Array:
+    """Return standard normal numbers by Box and Muller, shape (n, len(columns)).
+
+    Equal on all backends up to the last digits of log and cos.
+    """
+    words = _words(xp, where, -(-n // 2), columns, key, stream)
+    uniform = (xp.astype(words, xp.float64) + 0.5) * 2.0**-32
+    radius = xp.sqrt(-2 * xp.log(uniform[:, 0::2, :]))
+    normal = radius * xp.cos(2 * math.pi * uniform[:, 1::2, :])
+    return xp.astype(xp.reshape(normal, (-1, len(columns)))[:n, :], dtype)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Probes:
+    """R probe vectors of length n, made block by block where they are needed.
+
+    Attributes
+    ----------
+    n, count : int
+        Length and number.
+    key : int or None
+        The key of random probes; None for given ones and for the identity.
+    exhaustive : bool
+        Whether they are the n unit vectors, so that a mean over them is a trace, without chance.
+    """
+
+    n: int
+    count: int
+    key: int | None
+    xp: Any
+    dtype: Any
+    where: Any
+    given: Array | None = None
+    exhaustive: bool = False
+
+    def block(self, columns: range) -> Array:
+        """Return the probes of these numbers, shape (n, len(columns))."""
+        if self.given is not None:
+            return self.given[:, columns.start : columns.stop]
+        if self.exhaustive:
+            row = self.xp.arange(self.n, device=self.where)[:, None]
+            column = self.xp.arange(columns.start, columns.stop, device=self.where)[None, :]
+            return self.xp.astype(row == column, self.dtype)
+        assert self.key is not None
+        return signs(self.n, columns, self.key, xp=self.xp, dtype=self.dtype, where=self.where)
+
+    def blocks(self, width: int) -> list[range]:
+        """Return consecutive ranges of at most `width` probes."""
+        return [range(i, min(i + width, self.count)) for i in range(0, self.count, width)]
+
+
+def make_probes(probes: Any, n: int, rng: Any, *, xp: Any, dtype: Any, where: Any) -> Probes:
+    """Return the probes that an argument `probes=` asks for.
+
+    None means 20 random ones; an integer of n or more means the n unit vectors, which cost no more
+    and leave nothing to chance; an array of shape (n, R) is taken as it is.
+    """
+    if probes is None or isinstance(probes, (int, np.integer)):
+        count = DEFAULT_COUNT if probes is None else int(probes)
+        if count < 1:
+            msg = f"probes is {count}; expected at least 1, or an array of shape (n, R)."
+            raise ValueError(msg)
+        key = key_of(rng)
+        if count >= n:
+            return Probes(n=n, count=n, key=key, xp=xp, dtype=dtype, where=where, exhaustive=True)
+        return Probes(n=n, count=count, key=key, xp=xp, dtype=dtype, where=where)
+    given = _checked(probes, n, xp=xp, dtype=dtype, where=where)
+    return Probes(n=n, count=given.shape[1], key=None, xp=xp, dtype=dtype, where=where, given=given)
+
+
+def _checked(probes: Any, n: int, *, xp: Any, dtype: Any, where: Any) -> Array:
+    """Return given probes in the working dtype, or say what is wrong with them."""
+    if not is_array(probes):
+        msg = f"probes is of type {type(probes).__name__}; expected an int or an array (n, R)."
+        raise TypeError(msg)
+    given = as_dense(probes, name="probes")
+    if given.ndim != 2 or given.shape[0] != n or given.shape[1] < 1:
+        msg = f"probes have shape {tuple(given.shape)}; expected ({n}, R), one probe in a column."
+        raise ValueError(msg)
+    if namespace(given) != xp or device(given) != where:
+        msg = (
+            f"probes are of {namespace(given).__name__} on {device(given)}; expected the library "
+            f"and device of A: {xp.__name__} on {where}."
+        )
+        raise ValueError(msg)
+    require_finite(given, "probes")
+    if xp.isdtype(given.dtype, "complex floating") and not xp.isdtype(dtype, "complex floating"):
+        msg = "probes are complex but A is real; pass real probes, or a complex A."
+        raise ValueError(msg)
+    given = xp.astype(given, dtype)
+    if not np.all(np.real(column_dots(given, given)) > 0):
+        msg = "a probe is zero: a zero vector sees nothing of A. Remove it."
+        raise ValueError(msg)
+    return given

@@ -1,0 +1,281 @@
+"""How many eigenvalues lie in an interval, and in which interval all of them lie."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from specdens._arrays import eps
+from specdens._probes import Probes
+from specdens.adapters import ExplicitOperator
+from specdens.bounds import estimated_bounds
+from specdens.chebyshev import cumulative_weights, damping, to_unit, width
+from specdens.estimation import ESCAPED, advice, summed
+from specdens.exact import UNIT, dense_of, spectrum_is_small
+from specdens.lanczos import Tridiagonal
+from specdens.moments import EscapeError
+from specdens.operators import Counting
+from specdens.preparation import (
+    Problem,
+    checked_count,
+    prepare,
+    require_hermitian,
+    require_method,
+    require_states,
+)
+from specdens.quadrature import gauss
+from specdens.results import Estimate, SpectralBounds, warn_of_doubt
+from specdens.sampling import bounds_for, moments_by_chebyshev, probes_for, tridiagonals, widened
+from specdens.truncation import Truncated
+
+__all__ = ["eigencount", "spectral_bounds"]
+
+
+def spectral_bounds(
+    A: Any,
+    *,
+    hermitian: bool | None = None,
+    rng: Any = None,
+) -> SpectralBounds:
+    r"""Return an interval that contains the spectrum of a Hermitian matrix.
+
+    The intersection of what is known by proof (Gershgorin's circles of an explicit matrix, the
+    construction of a `Gram`) with the extreme Ritz values of 20 Lanczos steps, widened by the next
+    off-diagonal coefficient. That safeguard has no proof, but a Chebyshev recurrence that meets an
+    eigenvalue outside notices it.
+
+    Parameters
+    ----------
+    A : array, sparse matrix or operator, shape (n, n)
+        Anything that `aslinearoperator` takes; Hermitian, n at least 1.
+    hermitian : bool, optional
+        A claim about an operator; checked on the way.
+    rng : None, int or numpy.random.Generator
+        For the start vector.
+
+    Returns
+    -------
+    SpectralBounds
+        Unpacks as ``low, high`` and can be passed on as ``bounds=``; ``.how`` says where it comes
+        from, ``.low_rigorous`` and ``.high_rigorous`` whether by proof.
+
+    Raises
+    ------
+    ValueError
+        If A is empty, not square, not Hermitian or not finite.
+
+    Notes
+    -----
+    Costs 20 products, or n if that is less.
+
+    References
+    ----------
+    Zhou and Li, J. Comput. Phys. 230, 4385 (2011).
+
+    Examples
+    --------
+    >>> import specdens
+    >>> from specdens.testing import laplacian
+    >>> low, high = specdens.spectral_bounds(laplacian(50, 50), rng=0)
+    >>> bool(low <= 0.0076 and 7.992 <= high)
+    True
+    """
+    problem = prepare(A, hermitian=hermitian)
+    require_states(problem)
+    return estimated_bounds(problem.op, known=problem.known, rng=rng)
+
+
+def eigencount(
+    A: Any,
+    low: float,
+    high: float,
+    *,
+    moments: int = 256,
+    probes: Any = None,
+    method: str = "auto",
+    hermitian: bool | None = None,
+    bounds: Any = None,
+    rng: Any = None,
+    return_info: bool = False,
+) -> Any:
+    r"""Return the number of eigenvalues of a Hermitian matrix in [low, high].
+
+    Parameters
+    ----------
+    A : array, sparse matrix or operator, shape (n, n)
+        Anything that `aslinearoperator` takes.
+    low, high : float
+        The closed interval; an end may be infinite. Eigenvalues on an end count, also if rounding
+        puts them just outside.
+    moments : int
+        Information per probe; the edges are resolved to about ``1/moments`` of the spectrum.
+    probes : int or array of shape (n, R), optional
+        Default 20 random signs. n or more: the unit vectors, without chance.
+    method : {"auto", "exact", "lanczos", "chebyshev"}
+        ``"auto"`` takes all eigenvalues of dense matrices up to n = 8192 (32768 on a GPU) and
+        sparse ones up to 2048, and else Lanczos quadrature, whose error at the edges is bounded.
+    hermitian : bool, optional
+        A claim about an operator; checked on the way.
+    bounds : tuple of float, optional
+        An interval that contains the spectrum (for ``"chebyshev"``).
+    rng : None, int or numpy.random.Generator
+        An int is the key of the probes itself; ``rng=info.seed`` repeats a result.
+    return_info : bool
+        Whether to return ``(value, Estimate)``.
+
+    Returns
+    -------
+    scalar, or (scalar, Estimate)
+        0-d, of A's library and device: a count, which is not rounded where it is an estimate.
+
+    Raises
+    ------
+    ValueError
+        If A is not square, not Hermitian or not finite; if not ``low <= high``.
+
+    Warns
+    -----
+    AccuracyWarning
+        If what the finite resolution of the edges may cost exceeds the standard error.
+
+    Notes
+    -----
+    Costs ``ceil(moments / 2)`` products with each probe. By Lanczos the bias bound is that of
+    Chebyshev, Markov and Stieltjes: the distribution function of a probe's measure lies between the
+    partial sums of its Gauss weights (rigorous in exact arithmetic). By Chebyshev moments it is the
+    weight within two kernel widths of an edge, which is a heuristic.
+
+    References
+    ----------
+    Szegő, Orthogonal Polynomials (1939), section 3.41; Di Napoli, Polizzi and Saad, Numer. Linear
+    Algebra Appl. 23, 674 (2016).
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import specdens
+    >>> print(specdens.eigencount(np.diag([1.0, 2.0, 3.0]), 1.0, 2.5))
+    2.0
+    """
+    require_method(method)
+    moments = checked_count(moments, "moments")
+    low, high = float(low), float(high)
+    if not low <= high:
+        msg = f"the interval is [{low}, {high}]; expected low <= high."
+        raise ValueError(msg)
+    problem = prepare(A, hermitian=hermitian, bounds=bounds)
+    require_hermitian(problem, "a count of eigenvalues")
+    estimate = _count(problem, low, high, moments, probes, method, rng)
+    warn_of_doubt(estimate, advice(moments), stacklevel=2)
+    value = problem.result(estimate.value)
+    return (value, estimate) if return_info else value
+
+
+def _count(
+    problem: Problem, low: float, high: float, moments: int, probes: Any, method: str, rng: Any
+) -> Estimate:
+    if problem.n == 0:
+        return Estimate(value=0.0)
+    vectors = probes_for(problem.op, probes, rng)
+    full = vectors.exhaustive and moments >= 2 * problem.n
+    if method == "exact" or (method == "auto" and (full or spectrum_is_small(problem.op))):
+        return _exact_count(problem, low, high)
+    op = Counting(problem.op)
+    flags: tuple[str, ...] = ()
+    interval = None
+    if method == "chebyshev":
+        interval = bounds_for(op, problem.known, stated=problem.stated, key=vectors.key)
+        try:
+            truncated = _by_kernel(op, vectors, moments, interval, low, high)
+        except EscapeError:
+            method, flags = "lanczos", (ESCAPED,) if problem.stated else ()
+    if method != "chebyshev":
+        factors = tridiagonals(op, vectors, moments)
+        # Beyond a bound that is proved there is nothing to resolve.
+        ends = (
+            -np.inf if problem.known.low_rigorous and low <= problem.known.low else low,
+            np.inf if problem.known.high_rigorous and high >= problem.known.high else high,
+        )
+        truncated = _by_rules(factors, *ends, eps(op.xp.empty(0, dtype=op.dtype)))
+    return summed(
+        truncated,
+        vectors,
+        method="chebyshev" if method == "chebyshev" else "lanczos",
+        matvecs=problem.matvecs + op.count,
+        bounds=interval,
+        flags=flags,
+    )
+
+
+def _exact_count(problem: Problem, low: float, high: float) -> Estimate:
+    xp = problem.op.xp
+    spectrum = xp.linalg.eigvalsh(dense_of(problem.op))
+    slack = (10 + problem.n**0.5) * UNIT * float(xp.max(xp.abs(spectrum)))
+    inside = (spectrum >= low - slack) & (spectrum <= high + slack)
+    explicit = isinstance(problem.op, ExplicitOperator)
+    return Estimate(
+        value=float(xp.sum(xp.astype(inside, xp.float64))),
+        matvecs=problem.matvecs + (0 if explicit else problem.n),
+    )
+
+
+def _by_rules(factors: list[Tridiagonal], low: float, high: float, unit: float) -> Truncated:
+    """Count by each probe's distribution function, interpolated between its Gauss nodes."""
+    values, biases = [], []
+    for factor in factors:
+        rule = gauss(factor)
+        slack = (10 + len(rule.nodes)) * unit * float(np.abs(rule.nodes).max())
+        (above, wide_above), (below, wide_below) = (
+            _distribution(rule.nodes, rule.weights, edge, exact=factor.residual == 0)
+            for edge in (high + slack, low - slack)
+        )
+        values.append(above - below)
+        biases.append(wide_above + wide_below)
+    found = np.array(values)
+    mean = float(found.mean())
+    return Truncated(found, float(np.mean(biases)), rigorous=True, spread=mean * (1 - mean))
+
+
+def _distribution(
+    nodes: np.ndarray[Any, Any], weights: np.ndarray[Any, Any], edge: float, *, exact: bool
+) -> tuple[float, float]:
+    """Return the distribution function at an edge, and a bound of its error.
+
+    At node k it lies between the sums of the weights before and up to it; half-way is taken, and
+    interpolated linearly. Between nodes k and k + 1 it lies between the sums up to k - 1 and k + 1.
+    """
+    sums = np.concatenate([[0.0], np.cumsum(weights)])
+    k = int(np.searchsorted(nodes, edge, side="right"))  # nodes up to the edge
+    if exact or not np.isfinite(edge):
+        return float(sums[k]), 0.0
+    lowest, highest = float(sums[max(k - 1, 0)]), float(sums[min(k + 1, len(nodes))])
+    if edge < nodes[0] or edge >= nodes[-1]:
+        # Beyond the extreme Ritz values there is little, but not provably nothing.
+        value = 0.0 if k == 0 else 1.0
+    else:
+        value = float(np.interp(edge, nodes, sums[:-1] + weights / 2))
+    return value, max(value - lowest, highest - value)
+
+
+def _by_kernel(
+    op: Counting, vectors: Probes, moments: int, interval: SpectralBounds, low: float, high: float
+) -> Truncated:
+    """Count by Jackson-damped moments; what is within two kernel widths of an edge is in doubt."""
+    interval = widened(interval, 0.01)
+    table = moments_by_chebyshev(op, vectors, moments, interval).table
+    factors = damping("jackson", moments)
+
+    def distribution(x: float) -> np.ndarray[Any, Any]:
+        t = np.clip(to_unit(np.array([x]), *interval), -1, 1)
+        return np.asarray(((cumulative_weights(moments, t) * factors) @ table)[0])
+
+    values = distribution(high) - distribution(low)
+    bias = 0.0
+    for edge in (low, high):
+        if interval.low < edge < interval.high:
+            t = to_unit(np.array([edge]), *interval)
+            reach = 2 * float(width("jackson", moments, t)[0]) * (interval.high - interval.low) / 2
+            bias += float(np.mean(distribution(edge + reach) - distribution(edge - reach)))
+    mean = float(values.mean())
+    return Truncated(values, bias, rigorous=False, spread=max(0.0, mean * (1 - mean)))

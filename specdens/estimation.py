@@ -1,0 +1,71 @@
+"""From per-probe values to an `Estimate`: sums over n, errors, and what speaks against them."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+
+from specdens._probes import Probes
+from specdens.results import Estimate, SpectralBounds
+from specdens.sampling import standard_error
+from specdens.truncation import Truncated
+
+__all__ = ["ESCAPED", "INDEFINITE", "SINGULAR", "UNRESOLVED", "advice", "finite_pair", "summed"]
+
+ESCAPED = "the spectrum is not inside the bounds that were given"
+INDEFINITE = "eigenvalues of both signs: log|x| is singular inside the spectrum"
+ILL_CONDITIONED = "A is so ill-conditioned that rounding alone spoils digits of the result"
+SINGULAR = "A is singular to working precision"
+UNRESOLVED = "the eigenvalue next to 0 is not resolved: the bound used on that side is a guess"
+
+
+def summed(
+    truncated: Truncated,
+    probes: Probes,
+    *,
+    method: str,
+    matvecs: int,
+    bounds: SpectralBounds | None,
+    flags: tuple[str, ...] = (),
+) -> Estimate:
+    """Return the estimate of a trace from each probe's value for mass 1."""
+    n = probes.n
+    mean = n * np.mean(truncated.values)
+    value = complex(mean) if np.iscomplexobj(truncated.values) else float(mean)
+    shared: dict[str, Any] = {
+        "value": value,
+        "matvecs": matvecs,
+        "samples": probes.count,
+        "method": method,
+        "bounds": None if bounds is None else finite_pair(bounds),
+        "seed": None if probes.exhaustive else probes.key,
+    }
+    if not np.isfinite(value):
+        return Estimate(converged=not flags, flags=flags, **shared)
+    stderr = n * standard_error(truncated.values, probes, truncated.spread)
+    bias = n * truncated.bias
+    negligible = max(stderr, 1e-10 * abs(value))
+    return Estimate(
+        stderr=stderr,
+        bias_bound=bias,
+        bias_rigorous=truncated.rigorous,
+        converged=not flags and bias <= negligible,
+        flags=flags,
+        **shared,
+    )
+
+
+def finite_pair(bounds: SpectralBounds) -> tuple[float, float] | None:
+    """Return the ends of an interval if both are finite."""
+    low, high = bounds
+    return (low, high) if math.isfinite(low) and math.isfinite(high) else None
+
+
+def advice(moments: int) -> str:
+    """Return what to do about an estimate that has not converged."""
+    return (
+        f"Raise moments (now {moments}), give bounds=(low, high) if they are known, add a shift, "
+        "or use method='exact'; return_info=True gives the errors."
+    )

@@ -1,0 +1,232 @@
+"""Exact answers: Cholesky, LU and eigenvalues of dense matrices, LU of sparse ones."""
+
+from __future__ import annotations
+
+import logging
+import math
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from specdens._arrays import Array, cholesky_diagonal, is_complex, lu_diagonal, namespace, on_cpu
+from specdens.adapters import DenseOperator, ExplicitOperator
+from specdens.linear_operator import LinearOperator
+
+__all__ = [
+    "UNIT",
+    "Factored",
+    "dense_is_small",
+    "dense_of",
+    "lu_fits",
+    "predicted_lu_bytes",
+    "slogdet",
+    "sparse_slogdet",
+    "spectrum_is_small",
+]
+
+LARGEST_ON_CPU, LARGEST_ON_GPU = 8192, 32768
+"""Order up to which a dense matrix is factored."""
+
+LARGEST_SPARSE_EIGEN = 2048
+"""Order up to which a sparse matrix is made dense for its eigenvalues."""
+
+LU_BYTES = 2 * 2**30
+"""Predicted size of LU factors up to which a sparse matrix is factored."""
+
+_log = logging.getLogger(__name__)
+
+
+def dense_is_small(op: LinearOperator) -> bool:
+    """Whether op is a dense matrix small enough to factor."""
+    if not isinstance(op, DenseOperator):
+        return False
+    return max(op.shape) <= (LARGEST_ON_CPU if on_cpu(op.array) else LARGEST_ON_GPU)
+
+
+def spectrum_is_small(op: LinearOperator) -> bool:
+    """Whether all eigenvalues or singular values of op are cheap."""
+    return dense_is_small(op) or (
+        isinstance(op, ExplicitOperator) and max(op.shape) <= LARGEST_SPARSE_EIGEN
+    )
+
+
+def dense_of(op: LinearOperator, shift: complex = 0.0) -> Array:
+    """Return ``A + shift I`` as a dense array in double precision, on its device.
+
+    An operator that is only applied costs n products.
+    """
+    xp = op.xp
+    if isinstance(op, ExplicitOperator):
+        a = op.dense()
+    else:
+        a = op.columns()
+        a = xp.astype(a, xp.complex128 if is_complex(a) else xp.float64)
+    if shift == 0:
+        return a
+    if isinstance(shift, complex) and not is_complex(a):
+        a = xp.astype(a, xp.complex128)
+    return a + shift * xp.eye(a.shape[0], dtype=a.dtype, device=op.device)
+
+
+@dataclass(frozen=True)
+class Factored:
+    """A determinant from the pivots of a factorisation.
+
+    Attributes
+    ----------
+    sign : float or complex
+        0 if singular.
+    logabsdet : float
+        -inf if singular.
+    rounding : float
+        A first-order estimate of the error that rounding causes in log|det|.
+    doubtful : bool
+        Whether it is singular to working precision only: a pivot is rounding noise, not zero.
+    definite : bool
+        Whether Cholesky proved the matrix positive definite.
+    """
+
+    sign: complex
+    logabsdet: float
+    rounding: float = 0.0
+    doubtful: bool = False
+    definite: bool = False
+
+
+UNIT = float(np.finfo(np.float64).eps)
+NOISE = 10 * UNIT
+"""Relative size below which a pivot of an equilibrated matrix is rounding noise."""
+
+SINGULAR = Factored(0.0, -math.inf)
+
+
+def slogdet(a: Array, *, hermitian: bool) -> Factored:
+    """Return sign (or phase) and log|det| of a dense matrix in double precision.
+
+    By Cholesky if it is positive definite, else by LU after scaling rows and columns by powers of
+    two, so that a pivot much smaller than 1 can only come from cancellation.
+    """
+    xp, n = namespace(a), a.shape[0]
+    if hermitian:
+        diagonal = cholesky_diagonal(a)
+        if diagonal is not None:
+            relative = diagonal**2 / xp.linalg.diagonal(xp.real(a) if is_complex(a) else a)
+            logabsdet = 2 * float(xp.sum(xp.log(diagonal)))
+            judged = _judged(1.0, logabsdet, xp.min(relative), xp.sum(1 / relative), n)
+            return replace(judged, definite=not judged.doubtful)
+    rows = xp.max(xp.abs(a), axis=1)
+    if not bool(xp.all(rows > 0)):
+        return SINGULAR
+    a, row_powers = _equilibrated(a, rows, axis=0)
+    columns = xp.max(xp.abs(a), axis=0)
+    if not bool(xp.all(columns > 0)):
+        return SINGULAR
+    a, column_powers = _equilibrated(a, columns, axis=1)
+    pivots, parity = lu_diagonal(a)
+    size = xp.abs(pivots)
+    if not bool(xp.all(size > 0)):
+        return SINGULAR
+    sign = xp.prod(pivots / size)
+    sign = parity * (complex(sign) if is_complex(pivots) else float(sign))
+    logabsdet = float(xp.sum(xp.log(size))) + (row_powers + column_powers) * math.log(2)
+    return _judged(sign, logabsdet, xp.min(size), xp.sum(1 / size), n)
+
+
+def _equilibrated(a: Array, largest: Array, *, axis: int) -> tuple[Array, float]:
+    """Divide rows (axis 0) or columns by powers of two; return also the sum of the exponents."""
+    xp = namespace(a)
+    powers = xp.round(xp.log2(largest))
+    factors = xp.astype(2.0 ** (-powers), a.dtype)
+    return a * xp.expand_dims(factors, axis=1 - axis), float(xp.sum(powers))
+
+
+def _judged(sign: complex, logabsdet: float, smallest: Any, inverse_sum: Any, n: int) -> Factored:
+    """Return a determinant with what its relative pivots say of rounding."""
+    if float(smallest) <= NOISE:
+        return Factored(0.0, -math.inf, math.inf, doubtful=True)
+    # 10: Cholesky and LU of the Hilbert matrix of order 10 differ by as much.
+    return Factored(sign, logabsdet, 10 * math.sqrt(n) * UNIT * float(inverse_sum))
+
+
+def sparse_slogdet(a: Any, *, hermitian: bool) -> Factored:
+    """Return sign (or phase) and log|det| of a SciPy CSC array in double precision, by SuperLU."""
+    from scipy.sparse import diags_array
+    from scipy.sparse.linalg import splu
+
+    n = a.shape[0]
+    rows = abs(a).max(axis=1).toarray().ravel()
+    if not np.all(rows > 0):
+        return SINGULAR
+    # Powers of two, the same for rows and columns: symmetry survives.
+    powers = np.round(np.log2(rows) / 2)
+    scaling = diags_array(2.0**-powers)
+    # Symmetric minimum degree halves the fill of symmetric patterns (benchmarks/lu_fill.py).
+    options: dict[str, Any] = {"permc_spec": "COLAMD"}
+    if hermitian:
+        options = {
+            "permc_spec": "MMD_AT_PLUS_A",
+            "diag_pivot_thresh": 0.1,
+            "options": {"SymmetricMode": True},
+        }
+    try:
+        lu = splu((scaling @ a @ scaling).tocsc(), **options)
+    except RuntimeError as error:
+        if "singular" not in str(error):
+            raise
+        return SINGULAR
+    pivots = lu.U.diagonal()
+    size = np.abs(pivots)
+    if not np.all(size > 0):
+        return SINGULAR
+    phase = np.prod(pivots / size) * _parity(lu.perm_r) * _parity(lu.perm_c)
+    sign = complex(phase) if np.iscomplexobj(pivots) else float(np.sign(phase))
+    logabsdet = float(np.sum(np.log(size)) + 2 * powers.sum() * math.log(2))
+    return _judged(sign, logabsdet, size.min(), np.sum(1 / size), n)
+
+
+def _parity(permutation: np.ndarray[Any, Any]) -> int:
+    """Return the sign of a permutation: (-1)^(n - number of cycles)."""
+    from scipy.sparse import coo_array
+    from scipy.sparse.csgraph import connected_components
+
+    n = len(permutation)
+    graph = coo_array((np.ones(n, np.int8), (np.arange(n), permutation)), shape=(n, n))
+    cycles, _ = connected_components(graph, directed=False)
+    return -1 if (n - cycles) % 2 else 1
+
+
+def predicted_lu_bytes(a: Any, *, hermitian: bool) -> float:
+    r"""Return the predicted size of the LU factors of a SciPy CSC array.
+
+    The smaller of twice the envelope after reverse Cuthill-McKee, which bounds the fill in that
+    ordering, and ``c s^2 log2(n/s)``, the fill of nested dissection with separators of s rows,
+    where s is the root mean square front of that envelope. The constants were measured on lattices,
+    random and power-law graphs (benchmarks/lu_fill.py).
+    """
+    from scipy.sparse import csr_array
+    from scipy.sparse.csgraph import reverse_cuthill_mckee
+
+    n = a.shape[0]
+    pattern = csr_array((np.ones(a.nnz, np.int8), a.indices, a.indptr), shape=a.shape)
+    pattern = csr_array(pattern + pattern.T)
+    order = reverse_cuthill_mckee(pattern, symmetric_mode=True)
+    place = np.empty(n, dtype=np.int64)
+    place[order] = np.arange(n)
+    coo = pattern.tocoo()
+    first = np.arange(n)
+    np.minimum.at(first, place[coo.row], place[coo.col])
+    front = (np.arange(n) - first).astype(float)
+    envelope = 2 * front.sum() + n
+    separator = max(1.0, math.sqrt(np.mean(front**2)))
+    constant = 16 if hermitian else 30
+    dissection = constant * separator**2 * math.log2(max(2.0, n / separator)) + 8.0 * a.nnz
+    item = 20 if np.iscomplexobj(a.data) else 12  # a value and an index
+    return float(item * min(envelope, dissection))
+
+
+def lu_fits(a: Any, *, hermitian: bool) -> bool:
+    """Whether the LU factors of a SciPy CSC array are predicted to stay below `LU_BYTES`."""
+    predicted = predicted_lu_bytes(a, hermitian=hermitian)
+    _log.debug("LU factors of an order %d matrix: %.3g bytes predicted", a.shape[0], predicted)
+    return predicted <= LU_BYTES

@@ -1,0 +1,281 @@
+"""Lanczos tridiagonalisation and Golub-Kahan bidiagonalisation of a block of independent vectors.
+
+Each column of the block runs its own recurrence; the products are shared. Without
+reorthogonalisation the tridiagonals still carry a near-optimal quadrature (Greenbaum 1989); with it
+(n at most `EXACT_UP_TO`) n steps are exact.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+import numpy as np
+
+from specdens._arrays import Array, column_dots, eps
+from specdens.linear_operator import LinearOperator
+
+__all__ = ["Bidiagonal", "NotHermitianError", "Tridiagonal", "bidiagonalize", "tridiagonalize"]
+
+Host: TypeAlias = np.ndarray[Any, Any]
+
+EXACT_UP_TO = 512
+"""Order up to which all basis vectors are kept and used, so that n steps are exact."""
+
+
+class NotHermitianError(ValueError):
+    """The products of an operator contradict the claim that it is Hermitian."""
+
+
+@dataclass(frozen=True)
+class Tridiagonal:
+    """One vector's tridiagonal: diagonal, off-diagonal, and the coefficient of the next step.
+
+    Attributes
+    ----------
+    diagonal : ndarray, shape (m,)
+    off_diagonal : ndarray, shape (m - 1,)
+    residual : float
+        ``beta_m``: 0 if the Krylov space is invariant, so that the quadrature is exact.
+    """
+
+    diagonal: Host
+    off_diagonal: Host
+    residual: float
+
+    def negated(self) -> Tridiagonal:
+        """Return that of the negative matrix: signs beside the diagonal do not count."""
+        return Tridiagonal(-self.diagonal, self.off_diagonal, self.residual)
+
+    def leading(self, size: int) -> Tridiagonal:
+        """Return what the recurrence had found after `size` steps."""
+        if size >= len(self.diagonal):
+            return self
+        return Tridiagonal(
+            self.diagonal[:size], self.off_diagonal[: size - 1], float(self.off_diagonal[size - 1])
+        )
+
+
+@dataclass(frozen=True)
+class Bidiagonal:
+    """One vector's upper bidiagonal factor B, ``A V = U B``.
+
+    Attributes
+    ----------
+    diagonal : ndarray, shape (m,)
+    super_diagonal : ndarray, shape (m - 1,)
+    residual : float
+        ``beta_m``: the next entry above the diagonal.
+    """
+
+    diagonal: Host
+    super_diagonal: Host
+    residual: float
+
+    def leading(self, size: int) -> Bidiagonal:
+        """Return what the recurrence had found after `size` steps."""
+        if size >= len(self.diagonal):
+            return self
+        return Bidiagonal(
+            self.diagonal[:size],
+            self.super_diagonal[: size - 1],
+            float(self.super_diagonal[size - 1]),
+        )
+
+
+class _Columns:
+    """Arithmetic on the columns of blocks: each has its own coefficient, kept on the host."""
+
+    def __init__(self, like: Array, op: LinearOperator) -> None:
+        self.xp, self.dtype, self.device = op.xp, like.dtype, op.device
+        self.unit = eps(like)
+
+    def times(self, block: Array, factors: Host) -> Array:
+        return block * self.xp.asarray(factors, dtype=self.dtype, device=self.device)[None, :]
+
+    def norms(self, block: Array) -> Host:
+        squares = np.real(column_dots(block, block))
+        if not np.all(np.isfinite(squares)):
+            msg = "a product with A contains NaN or infinity; expected finite numbers."
+            raise ValueError(msg)
+        return np.sqrt(squares)
+
+    def normalized(self, block: Array, norms: Host) -> Array:
+        return self.times(block, np.divide(1, norms, out=np.zeros_like(norms), where=norms > 0))
+
+    def against(self, block: Array, basis: list[Array], passes: int) -> Array:
+        """Subtract the components along earlier basis blocks; twice is enough for all of them."""
+        for _ in range(passes):
+            for vectors in basis:
+                block = block - self.times(vectors, column_dots(vectors, block))
+        return block
+
+    def exponent(self, block: Array) -> float:
+        """Return the power of two that brings a product near 1 where squares would overflow."""
+        largest = float(self.xp.max(self.xp.abs(block)))
+        if 1e-100 < largest < 1e100 or largest == 0 or not math.isfinite(largest):
+            return 1.0
+        return 2.0 ** round(math.log2(largest))
+
+
+def tridiagonalize(op: LinearOperator, start: Array, steps: int) -> list[Tridiagonal]:
+    """Run the Lanczos recurrence from each column of a block.
+
+    Parameters
+    ----------
+    op : LinearOperator, shape (n, n)
+        Hermitian; a contradiction shows in the recurrence and is raised.
+    start : array, shape (n, R)
+        No zero column; norms do not matter.
+    steps : int
+        m: the number of products with each column.
+
+    Returns
+    -------
+    list of Tridiagonal, length R
+        Shorter than m where the Krylov space is exhausted.
+
+    Raises
+    ------
+    NotHermitianError
+        If ``<q_j, A q_(j+1)>`` is not the conjugate of ``<q_(j+1), A q_j>``.
+    ValueError
+        If a product is not finite.
+
+    References
+    ----------
+    Golub and Meurant, Matrices, Moments and Quadrature (2010), section 4.1.
+    """
+    columns = _Columns(start, op)
+    n, count = start.shape
+    steps = min(steps, n)
+    keep = n <= EXACT_UP_TO
+    passes = 2 if keep else 1
+    alpha, beta = np.zeros((steps, count)), np.zeros((steps, count))
+    length = np.full(count, steps)
+    q = columns.normalized(start, columns.norms(start))
+    previous: Array | None = None
+    basis: list[Array] = []
+    scale = 1.0
+    for j in range(steps):
+        w = op.matmat(q)
+        scale = columns.exponent(w) if j == 0 else scale
+        w = w / scale if scale != 1 else w
+        size = np.abs(alpha).max(axis=0) + beta.max(axis=0)
+        if previous is not None:
+            overlap = column_dots(previous, w)
+            _require_hermitian(overlap, beta[j - 1], size, n, columns.unit)
+            w = w - columns.times(previous, overlap)
+        projection = column_dots(q, w)
+        alpha[j] = np.real(projection)
+        _require_hermitian(projection, alpha[j], size + np.abs(alpha[j]), n, columns.unit)
+        w = w - columns.times(q, projection)
+        basis = [*basis, q] if keep else ([q] if previous is None else [previous, q])
+        w = columns.against(w, basis, passes)
+        beta[j] = columns.norms(w)
+        size = np.maximum(size, np.abs(alpha[j]) + beta[j])
+        ended = beta[j] <= 10 * columns.unit * size
+        beta[j][ended] = 0
+        length = np.where(ended, np.minimum(length, j + 1), length)
+        if np.all(length <= j + 1):
+            break
+        previous, q = q, columns.normalized(w, beta[j])
+    return [
+        Tridiagonal(alpha[:m, r] * scale, beta[: m - 1, r] * scale, float(beta[m - 1, r] * scale))
+        for r, m in enumerate(length)
+    ]
+
+
+def _require_hermitian(found: Host, expected: Host, size: Host, n: int, unit: float) -> None:
+    # Rounding of a product of length n: about sqrt(n) units. A real asymmetry is far larger.
+    tolerance = (1000 + 10 * math.sqrt(n)) * unit * size
+    if np.any(np.abs(found - expected) > tolerance):
+        msg = (
+            "the operator is not Hermitian: <x, A y> and <A x, y> differ by "
+            f"{np.max(np.abs(found - expected)):.3g} for unit vectors. "
+            "Pass hermitian=False, with an adjoint product (rmatvec=) if it is only applied."
+        )
+        raise NotHermitianError(msg)
+
+
+def bidiagonalize(op: LinearOperator, start: Array, steps: int) -> list[Bidiagonal]:
+    """Run the Golub-Kahan recurrence from each column of a block.
+
+    Parameters
+    ----------
+    op : LinearOperator, shape (m, n)
+        With an adjoint product.
+    start : array, shape (n, R)
+        No zero column; norms do not matter.
+    steps : int
+        The number of products with A, and of products with its adjoint, of each column.
+
+    Returns
+    -------
+    list of Bidiagonal, length R
+
+    Raises
+    ------
+    ValueError
+        If a product is not finite, or the adjoint product is not that of the adjoint.
+
+    References
+    ----------
+    Golub and Kahan, SIAM J. Numer. Anal. 2, 205 (1965); upper bidiagonal form.
+    """
+    columns = _Columns(start, op)
+    rows, n = op.shape
+    count = start.shape[1]
+    steps = min(steps, n)
+    keep = n <= EXACT_UP_TO
+    passes = 2 if keep else 1
+    alpha, beta = np.zeros((steps, count)), np.zeros((steps, count))
+    length = np.full(count, steps)
+    v = columns.normalized(start, columns.norms(start))
+    left: list[Array] = []
+    right: list[Array] = []
+    scale = 1.0
+    for j in range(steps):
+        u = op.matmat(v)
+        scale = columns.exponent(u) if j == 0 else scale
+        u = u / scale if scale != 1 else u
+        size = alpha.max(axis=0) + beta.max(axis=0)
+        if j > 0:
+            overlap = column_dots(left[-1], u)
+            _require_adjoint(overlap, beta[j - 1], size, rows + n, columns.unit)
+            u = u - columns.times(left[-1], overlap)
+        u = columns.against(u, left, passes)
+        alpha[j] = columns.norms(u)
+        size = np.maximum(size, alpha[j])
+        # A vanishing alpha is a null vector of A: the column ends with a zero singular value.
+        null = alpha[j] <= 10 * columns.unit * size
+        alpha[j][null] = 0
+        u = columns.normalized(u, alpha[j])
+        left = [*left, u] if keep else [u]
+        w = op.rmatmat(u)
+        w = w / scale if scale != 1 else w
+        w = w - columns.times(v, alpha[j])
+        right = [*right, v] if keep else [v]
+        w = columns.against(w, right, passes)
+        beta[j] = columns.norms(w)
+        ended = null | (beta[j] <= 10 * columns.unit * size)
+        beta[j][ended] = 0
+        length = np.where(ended, np.minimum(length, j + 1), length)
+        if np.all(length <= j + 1):
+            break
+        v = columns.normalized(w, beta[j])
+    return [
+        Bidiagonal(alpha[:m, r] * scale, beta[: m - 1, r] * scale, float(beta[m - 1, r] * scale))
+        for r, m in enumerate(length)
+    ]
+
+
+def _require_adjoint(found: Host, expected: Host, size: Host, n: int, unit: float) -> None:
+    tolerance = (1000 + 10 * math.sqrt(n)) * unit * size
+    if np.any(np.abs(found - expected) > tolerance):
+        msg = (
+            "the adjoint product (rmatvec, rmatmat) is not that of the adjoint: <u, A v> and "
+            f"<A^H u, v> differ by {np.max(np.abs(found - expected)):.3g} for unit vectors."
+        )
+        raise ValueError(msg)

@@ -1,0 +1,147 @@
+"""What the algorithms know of a matrix: its shape, its precision, and its product with a block."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from specdens._arrays import Array, is_complex, to_host
+from specdens._arrays import result_dtype as real_result
+
+if TYPE_CHECKING:
+    from scipy.sparse.linalg import LinearOperator as ScipyOperator
+
+__all__ = ["LinearOperator"]
+
+
+class LinearOperator(ABC):
+    """A matrix that is only applied, on the array library and device where it lives.
+
+    Made by `aslinearoperator`, `Gram`, `Shifted`, `Scaled` and `Sum`.
+
+    Attributes
+    ----------
+    shape : tuple of int
+    dtype
+        The precision of products: single or double, real or complex, of the namespace `xp`.
+    xp, device
+        Array API namespace and device of the blocks it takes and gives.
+    result_dtype
+        The real dtype of results: float64 unless the matrix was given in single precision.
+    hermitian : bool or None
+        Whether it equals its adjoint; None where that is not known.
+    lower, upper : float
+        Bounds of the spectrum that hold by construction, if it is Hermitian; else infinite.
+    """
+
+    # Products with a Python sequence or NumPy array on the left come to us.
+    __array_ufunc__ = None
+
+    hermitian: bool | None
+    lower = -np.inf
+    upper = np.inf
+
+    def __init__(
+        self, shape: tuple[int, int], *, dtype: Any, xp: Any, device: Any, result_dtype: Any = None
+    ) -> None:
+        self.shape, self.dtype, self.xp, self.device = shape, dtype, xp, device
+        self.result_dtype = real_result(xp, dtype) if result_dtype is None else result_dtype
+
+    @abstractmethod
+    def _matmat(self, x: Array) -> Array: ...
+
+    def _rmatmat(self, x: Array) -> Array:
+        msg = (
+            "the operator is not Hermitian and has no adjoint product; "
+            "pass rmatvec= to aslinearoperator."
+        )
+        raise NotImplementedError(msg)
+
+    def matmat(self, x: Array) -> Array:
+        """Return A x for a block x of shape (columns of A, R)."""
+        return self._checked(self._in_precision(self._matmat, x), (self.shape[0], x.shape[1]))
+
+    def rmatmat(self, x: Array) -> Array:
+        """Return A^H x for a block x of shape (rows of A, R).
+
+        Raises
+        ------
+        NotImplementedError
+            If A is not Hermitian and nobody said how to apply its adjoint.
+        """
+        product = self._matmat if self.hermitian else self._rmatmat
+        return self._checked(self._in_precision(product, x), (self.shape[1], x.shape[1]))
+
+    def rmatmat_or_none(self, x: Array) -> Array | None:
+        """Return A^H x, or None if nobody said how to compute it."""
+        try:
+            return self.rmatmat(x)
+        except NotImplementedError:  # what SciPy's operators raise, too
+            return None
+
+    def _in_precision(self, product: Callable[[Array], Array], x: Array) -> Array:
+        """Apply a product that takes blocks of our own dtype to a block of any dtype."""
+        xp = self.xp
+        if x.dtype == self.dtype:
+            return product(x)
+        if xp.isdtype(self.dtype, "complex floating") or not is_complex(x):
+            return product(xp.astype(x, self.dtype))
+        real = product(xp.astype(xp.real(x), self.dtype))
+        imaginary = product(xp.astype(xp.imag(x), self.dtype))
+        return xp.astype(real, x.dtype) + 1j * xp.astype(imaginary, x.dtype)
+
+    def _checked(self, y: Array, shape: tuple[int, int]) -> Array:
+        if tuple(y.shape) != shape:
+            msg = (
+                f"a product with the {self.shape[0]} x {self.shape[1]} operator has shape "
+                f"{tuple(y.shape)}; expected {shape}. Its matmat must map (n, R) to (m, R)."
+            )
+            raise ValueError(msg)
+        return y
+
+    def matvec(self, x: Array) -> Array:
+        """Return A x for one vector x."""
+        return self.matmat(x[:, None])[:, 0]
+
+    def rmatvec(self, x: Array) -> Array:
+        """Return A^H x for one vector x."""
+        return self.rmatmat(x[:, None])[:, 0]
+
+    def __matmul__(self, x: Array) -> Array:
+        """Return A x for a vector or a block."""
+        return self.matvec(x) if x.ndim == 1 else self.matmat(x)
+
+    def columns(self) -> Array:
+        """Return the matrix itself, by its products with the unit vectors (n of them)."""
+        return self.matmat(self.xp.eye(self.shape[1], dtype=self.dtype, device=self.device))
+
+    def to_scipy(self) -> ScipyOperator:
+        """Return a SciPy `LinearOperator` on NumPy arrays, for SciPy's own iterations.
+
+        Every product then passes through the host.
+        """
+        from scipy.sparse.linalg import LinearOperator as ScipyLinearOperator
+
+        def product(apply: Any) -> Any:
+            def on_host(x: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+                block = self.xp.asarray(x, dtype=self.dtype, device=self.device)
+                return to_host(apply(block))
+
+            return on_host
+
+        dtype = to_host(self.xp.empty(0, dtype=self.dtype, device=self.device)).dtype
+        return ScipyLinearOperator(
+            self.shape,
+            dtype=dtype,
+            matvec=product(lambda x: self.matmat(self.xp.reshape(x, (-1, 1)))),
+            matmat=product(self.matmat),
+            rmatvec=product(lambda x: self.rmatmat(self.xp.reshape(x, (-1, 1)))),
+            rmatmat=product(self.rmatmat),
+        )
+
+    def __repr__(self) -> str:
+        rows, columns = self.shape
+        return f"<{rows} x {columns} {type(self).__name__} of {self.dtype}>"

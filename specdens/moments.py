@@ -1,0 +1,105 @@
+"""Chebyshev moments ``<v, T_k(B) v>``, where B is A with its spectrum mapped into [-1, 1]."""
+
+from __future__ import annotations
+
+from typing import Any, TypeAlias
+
+import numpy as np
+
+from specdens._arrays import Array, column_dots, eps
+from specdens.lanczos import NotHermitianError
+from specdens.linear_operator import LinearOperator
+
+__all__ = ["EscapeError", "chebyshev_moments"]
+
+Host: TypeAlias = np.ndarray[Any, Any]
+
+
+class EscapeError(ValueError):
+    """An eigenvalue lies outside the interval: moments would grow without bound."""
+
+
+def chebyshev_moments(
+    op: LinearOperator, start: Array, count: int, low: float, high: float
+) -> Host:
+    r"""Return the Chebyshev moments of each column's spectral measure, mapped from [low, high].
+
+    With ``v_k = T_k(B) v``: ``mu_2k = 2 <v_k, v_k> - mu_0`` and
+    ``mu_(2k+1) = 2 <v_(k+1), v_k> - mu_1``.
+
+    Parameters
+    ----------
+    op : LinearOperator, shape (n, n)
+        Hermitian.
+    start : array, shape (n, R)
+        No zero column; norms do not matter.
+    count : int
+        At least 1. Costs ``ceil(count / 2)`` products with each column (none for 1).
+    low, high : float
+        An interval that contains the spectrum, low < high.
+
+    Returns
+    -------
+    ndarray, shape (count, R)
+        float64 on the host, each column divided by its ``mu_0``.
+
+    Raises
+    ------
+    EscapeError
+        If some ``|mu_k|`` exceeds ``mu_0``, which can only mean a spectrum outside the interval.
+    NotHermitianError
+        If ``<v, B^2 v>`` is not ``<B v, B v>``.
+    ValueError
+        If a product is not finite.
+
+    References
+    ----------
+    Weiße et al., Rev. Mod. Phys. 78, 275 (2006), eqs. 34-38.
+    """
+    center, half = (high + low) / 2, (high - low) / 2
+    if half == 0:
+        half = 1.0  # a multiple of the identity: B = 0
+
+    def apply(v: Array) -> Array:
+        return (op.matmat(v) - center * v) / half
+
+    def real_dots(a: Array, b: Array) -> Host:
+        return np.real(column_dots(a, b))
+
+    mass = real_dots(start, start)
+    table = [np.ones_like(mass)]
+    unit = eps(start)
+    tolerance = 1 + (1000 + 10 * np.sqrt(start.shape[0])) * unit
+
+    def keep(row: Host) -> None:
+        # The first product is finite unless A is not; a later infinity is growth.
+        if not np.all(np.isfinite(row)) and len(table) == 1:
+            msg = "a product with A contains NaN or infinity; expected finite numbers."
+            raise ValueError(msg)
+        if not np.all(np.abs(row) <= tolerance * (1 + len(table) * unit)):
+            msg = f"moment {len(table)} exceeds mu_0: the spectrum is not inside [{low}, {high}]."
+            raise EscapeError(msg)
+        table.append(row)
+
+    if count == 1:
+        return np.stack(table)
+    previous, current = start, apply(start)
+    keep(real_dots(previous, current) / mass)
+    while len(table) < count:
+        keep(2 * real_dots(current, current) / mass - 1)
+        if len(table) == count:
+            break
+        previous, current = current, 2 * apply(current) - previous
+        if len(table) == 3:
+            _require_hermitian(real_dots(start, current) / mass, table[2], tolerance - 1)
+        keep(2 * real_dots(current, previous) / mass - table[1])
+    return np.stack(table)
+
+
+def _require_hermitian(found: Host, expected: Host, tolerance: float) -> None:
+    if np.any(np.abs(found - expected) > tolerance):
+        msg = (
+            "the operator is not Hermitian: <v, A A v> and <A v, A v> differ. "
+            "Pass hermitian=False, with an adjoint product (rmatvec=) if it is only applied."
+        )
+        raise NotHermitianError(msg)

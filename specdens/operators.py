@@ -1,0 +1,281 @@
+"""Operators that are applied but never formed: Gram matrices, shifts, multiples and sums."""
+
+from __future__ import annotations
+
+import cmath
+from typing import Any
+
+import numpy as np
+
+from specdens._arrays import Array
+from specdens.adapters import aslinearoperator
+from specdens.linear_operator import LinearOperator
+
+__all__ = ["Adjoint", "Counting", "Gram", "Scaled", "Shifted", "Sum"]
+
+CENTERS = ("features", "samples", "none")
+
+
+def _finite(value: complex, name: str) -> complex:
+    if not cmath.isfinite(value):
+        msg = f"{name} is {value}; expected a finite number."
+        raise ValueError(msg)
+    return value
+
+
+def _dtype_with(op: LinearOperator, value: complex) -> Any:
+    """Return the dtype of op, made complex if value is."""
+    xp = op.xp
+    if not isinstance(value, complex) or xp.isdtype(op.dtype, "complex floating"):
+        return op.dtype
+    return xp.complex64 if op.dtype == xp.float32 else xp.complex128
+
+
+class Gram(LinearOperator):
+    r"""The Gram matrix ``X^H J X + shift I`` of the columns of X, never formed.
+
+    Parameters
+    ----------
+    X : array, sparse matrix or operator, shape (d, K)
+        Features along the rows, samples along the columns: the operator is K x K.
+    shift : float
+        Added to the diagonal, at least 0. Then no eigenvalue is smaller than it: a rigorous bound.
+    center : {"none", "features", "samples"}
+        ``J = I - 11^T/d`` subtracts from each column its mean over the d features; ``"samples"``
+        subtracts from each row its mean over the K columns (``P X^H X P + shift I``).
+
+    Raises
+    ------
+    ValueError
+        If `shift` is negative or not finite, or `center` is unknown.
+
+    Notes
+    -----
+    One product costs one with X and one with X^H.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> X = np.array([[1.0, 2.0], [3.0, 4.0]])
+    >>> Gram(X, shift=1.0) @ np.array([1.0, 0.0])
+    array([11., 14.])
+    """
+
+    def __init__(self, X: Any, *, shift: float = 0.0, center: str = "none") -> None:
+        if center not in CENTERS:
+            msg = f"center is {center!r}; expected one of {CENTERS}."
+            raise ValueError(msg)
+        if isinstance(shift, complex) or not (np.isfinite(shift) and shift >= 0):
+            msg = f"shift is {shift}; expected a finite number, at least 0."
+            raise ValueError(msg)
+        self.factor, self.shift, self.center = aslinearoperator(X), float(shift), center
+        columns, xp = self.factor.shape[1], self.factor.xp
+        super().__init__(
+            (columns, columns),
+            dtype=self.factor.dtype,
+            xp=xp,
+            device=self.factor.device,
+            result_dtype=self.factor.result_dtype,
+        )
+        self.hermitian = True
+        self.lower = self.shift
+
+    def _centered(self, x: Array) -> Array:
+        return x - self.xp.mean(x, axis=0, keepdims=True)
+
+    def _matmat(self, x: Array) -> Array:
+        if self.center == "samples":
+            y = self.factor.rmatmat(self.factor.matmat(self._centered(x)))
+            y = self._centered(y)
+        else:
+            y = self.factor.matmat(x)
+            y = self.factor.rmatmat(self._centered(y) if self.center == "features" else y)
+        return y + self.shift * x if self.shift else y
+
+
+class Shifted(LinearOperator):
+    """``A + shift I``.
+
+    Parameters
+    ----------
+    A : anything that `aslinearoperator` takes, shape (n, n)
+    shift : number
+        Finite; a complex one makes the operator complex.
+
+    Raises
+    ------
+    ValueError
+        If A is not square or `shift` not finite.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> Shifted(np.eye(2), 3.0) @ np.array([1.0, 2.0])
+    array([4., 8.])
+    """
+
+    def __init__(self, A: Any, shift: complex) -> None:
+        self.base, self.shift = aslinearoperator(A), _finite(shift, "shift")
+        if self.base.shape[0] != self.base.shape[1]:
+            msg = f"A has shape {self.base.shape}; only a square matrix can be shifted."
+            raise ValueError(msg)
+        base = self.base
+        super().__init__(
+            base.shape,
+            dtype=_dtype_with(base, shift),
+            xp=base.xp,
+            device=base.device,
+            result_dtype=base.result_dtype,
+        )
+        real = complex(shift).imag == 0
+        self.hermitian = base.hermitian if real else (False if base.hermitian else None)
+        if real:
+            offset = complex(shift).real
+            self.lower, self.upper = base.lower + offset, base.upper + offset
+
+    def _matmat(self, x: Array) -> Array:
+        return self.base.matmat(x) + self.shift * x
+
+    def _rmatmat(self, x: Array) -> Array:
+        return self.base.rmatmat(x) + complex_conjugate(self.shift) * x
+
+
+class Scaled(LinearOperator):
+    """``factor A``.
+
+    Parameters
+    ----------
+    A : anything that `aslinearoperator` takes
+    factor : number
+        Finite; a complex one makes the operator complex.
+
+    Raises
+    ------
+    ValueError
+        If `factor` is not finite.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> Scaled(np.eye(2), 3.0) @ np.array([1.0, 2.0])
+    array([3., 6.])
+    """
+
+    def __init__(self, A: Any, factor: complex) -> None:
+        self.base, self.factor = aslinearoperator(A), _finite(factor, "factor")
+        base = self.base
+        super().__init__(
+            base.shape,
+            dtype=_dtype_with(base, factor),
+            xp=base.xp,
+            device=base.device,
+            result_dtype=base.result_dtype,
+        )
+        real = complex(factor).imag == 0
+        self.hermitian = base.hermitian if real else None
+        if real and complex(factor).real:
+            ends = (base.lower * complex(factor).real, base.upper * complex(factor).real)
+            self.lower, self.upper = min(ends), max(ends)
+
+    def _matmat(self, x: Array) -> Array:
+        return self.factor * self.base.matmat(x)
+
+    def _rmatmat(self, x: Array) -> Array:
+        return complex_conjugate(self.factor) * self.base.rmatmat(x)
+
+
+class Sum(LinearOperator):
+    """``A_1 + A_2 + ...``.
+
+    Parameters
+    ----------
+    *operators : anything that `aslinearoperator` takes
+        One at least, of one shape, library and device.
+
+    Raises
+    ------
+    ValueError
+        If there is none, or shapes, libraries or devices differ.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> Sum(np.eye(2), np.ones((2, 2))) @ np.array([1.0, 2.0])
+    array([4., 5.])
+    """
+
+    def __init__(self, *operators: Any) -> None:
+        self.terms = [aslinearoperator(a) for a in operators]
+        homes = {(op.shape, op.xp.__name__, str(op.device)) for op in self.terms}
+        if len(homes) != 1:
+            found = "; ".join(f"{s} of {x} on {d}" for s, x, d in sorted(homes)) or "none"
+            msg = f"expected operators of one shape, library and device; got {found}."
+            raise ValueError(msg)
+        first = self.terms[0]
+        dtype = first.xp.result_type(*(op.dtype for op in self.terms))
+        results = first.xp.result_type(*(op.result_dtype for op in self.terms))
+        super().__init__(
+            first.shape, dtype=dtype, xp=first.xp, device=first.device, result_dtype=results
+        )
+        self.hermitian = True if all(op.hermitian for op in self.terms) else None
+        self.lower = sum(op.lower for op in self.terms)
+        self.upper = sum(op.upper for op in self.terms)
+
+    def _matmat(self, x: Array) -> Array:
+        return self._added([op.matmat(x) for op in self.terms])
+
+    def _rmatmat(self, x: Array) -> Array:
+        return self._added([op.rmatmat(x) for op in self.terms])
+
+    @staticmethod
+    def _added(parts: list[Array]) -> Array:
+        total = parts[0]
+        for part in parts[1:]:
+            total = total + part
+        return total
+
+
+class Adjoint(LinearOperator):
+    """``A^H``."""
+
+    def __init__(self, base: LinearOperator) -> None:
+        self.base = base
+        super().__init__(
+            (base.shape[1], base.shape[0]),
+            dtype=base.dtype,
+            xp=base.xp,
+            device=base.device,
+            result_dtype=base.result_dtype,
+        )
+        self.hermitian = base.hermitian
+
+    def _matmat(self, x: Array) -> Array:
+        return self.base.rmatmat(x)
+
+    def _rmatmat(self, x: Array) -> Array:
+        return self.base.matmat(x)
+
+
+class Counting(LinearOperator):
+    """An operator that counts the vectors it multiplies, by itself or its adjoint."""
+
+    def __init__(self, base: LinearOperator) -> None:
+        self.base, self.count = base, 0
+        super().__init__(
+            base.shape, dtype=base.dtype, xp=base.xp, device=base.device,
+            result_dtype=base.result_dtype,
+        )  # fmt: skip
+        self.hermitian = base.hermitian
+
+    def _matmat(self, x: Array) -> Array:
+        self.count += x.shape[1]
+        return self.base.matmat(x)
+
+    def _rmatmat(self, x: Array) -> Array:
+        self.count += x.shape[1]
+        return self.base.rmatmat(x)
+
+
+def complex_conjugate(value: complex) -> complex:
+    """Return the conjugate of a Python number, real ones unchanged."""
+    return value.conjugate() if isinstance(value, complex) else value

@@ -1,0 +1,103 @@
+r"""Gauss quadrature from a tridiagonal: ``<z, f(A) z> / <z, z> = sum_j w_j f(x_j)``, m nodes.
+
+Exact for polynomials of degree 2m - 1. A Gauss-Radau rule has one node more, prescribed at an end
+of an interval that contains the spectrum; where the derivatives of f have known signs, the two
+rules bracket the truth.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+import numpy as np
+
+from specdens.lanczos import Bidiagonal, Tridiagonal
+
+__all__ = ["Rule", "gauss", "radau"]
+
+Host: TypeAlias = np.ndarray[Any, Any]
+
+
+@dataclass(frozen=True)
+class Rule:
+    """Nodes, ascending, and weights, which sum to 1.
+
+    For a `Bidiagonal` the nodes are singular values: those of the measure of ``|A|``.
+    """
+
+    nodes: Host
+    weights: Host
+
+    def integrate(self, values: Host) -> Any:
+        """Return ``sum_j w_j values_j``; a node without weight adds nothing, even an infinity."""
+        terms = np.zeros(len(values), dtype=np.result_type(values, float))
+        seen = self.weights > np.finfo(float).tiny
+        terms[seen] = self.weights[seen] * values[seen]
+        return terms.sum()
+
+
+def gauss(factor: Tridiagonal | Bidiagonal) -> Rule:
+    """Return the Gauss rule of one vector's factor."""
+    if isinstance(factor, Bidiagonal):
+        return _singular(factor)
+    return _symmetric(factor.diagonal, factor.off_diagonal)
+
+
+def _symmetric(diagonal: Host, off_diagonal: Host) -> Rule:
+    from scipy.linalg import eigh_tridiagonal
+
+    if len(diagonal) == 1:
+        return Rule(diagonal.copy(), np.ones(1))
+    nodes, vectors = eigh_tridiagonal(diagonal, off_diagonal)
+    return Rule(nodes, vectors[0] ** 2)
+
+
+def _singular(factor: Bidiagonal) -> Rule:
+    from scipy.linalg import svd
+
+    b = np.diag(factor.diagonal) + np.diag(factor.super_diagonal, 1)
+    _, values, right = svd(b)
+    return Rule(values[::-1], (np.abs(right[:, 0]) ** 2)[::-1])
+
+
+def radau(factor: Tridiagonal, node: float) -> Rule | None:
+    """Return the Gauss-Radau rule with a node prescribed outside the Ritz values.
+
+    Parameters
+    ----------
+    factor : Tridiagonal
+    node : float
+        At most the smallest eigenvalue, or at least the largest.
+
+    Returns
+    -------
+    Rule or None
+        None if the node lies among the Ritz values, where no such rule is a bound.
+
+    References
+    ----------
+    Golub, SIAM Rev. 15, 318 (1973); Golub and Meurant (2010), section 6.2.
+    """
+    from scipy.linalg import solve_banded
+
+    rule = gauss(factor)
+    if factor.residual == 0:
+        return rule  # the Krylov space is invariant: Gauss is exact
+    if rule.nodes[0] <= node <= rule.nodes[-1]:
+        return None
+    scale = float(np.abs(rule.nodes).max())  # squares of tiny or huge entries would not fit
+    diagonal, residual, fixed = factor.diagonal / scale, factor.residual / scale, node / scale
+    m = len(diagonal)
+    bands = np.zeros((3, m))
+    bands[0, 1:] = bands[2, :-1] = factor.off_diagonal / scale
+    bands[1] = diagonal - fixed
+    right = np.zeros(m)
+    right[-1] = residual**2
+    last = fixed + solve_banded((1, 1), bands, right)[-1]
+    if not np.isfinite(last):
+        return None
+    extended = _symmetric(np.append(diagonal, last), np.append(bands[0, 1:], residual))
+    nodes = extended.nodes * scale
+    nodes[0 if node < rule.nodes[0] else -1] = node  # known better than it can be computed
+    return Rule(nodes, extended.weights)

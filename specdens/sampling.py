@@ -1,0 +1,156 @@
+"""Run probes through a recurrence, block by block, and keep what is small."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any, TypeAlias
+
+import numpy as np
+
+from specdens._arrays import Array
+from specdens._probes import Probes, make_probes
+from specdens.bounds import estimated_bounds
+from specdens.chebyshev import to_unit
+from specdens.lanczos import Bidiagonal, Tridiagonal, bidiagonalize, tridiagonalize
+from specdens.linear_operator import LinearOperator
+from specdens.moments import chebyshev_moments
+from specdens.quadrature import gauss
+from specdens.results import PLUG_IN_BELOW, SpectralBounds
+
+__all__ = [
+    "Moments",
+    "bidiagonals",
+    "bounds_for",
+    "by_blocks",
+    "moments_by_chebyshev",
+    "moments_by_lanczos",
+    "probes_for",
+    "standard_error",
+    "tridiagonals",
+    "widened",
+]
+
+Host: TypeAlias = np.ndarray[Any, Any]
+
+BLOCK_BYTES = 2**27
+"""Size of one block of vectors: wider blocks share a product among more probes."""
+
+WIDEST = 32
+
+
+@dataclass(frozen=True)
+class Moments:
+    """The Chebyshev moments of all probes.
+
+    Attributes
+    ----------
+    table : ndarray, shape (N, R)
+        Each probe's, divided by its ``mu_0``.
+    bounds : SpectralBounds
+        The interval that was mapped to [-1, 1].
+    """
+
+    table: Host
+    bounds: SpectralBounds
+
+
+def probes_for(op: LinearOperator, probes: Any, rng: Any) -> Probes:
+    """Return the probes that ``probes=`` and ``rng=`` ask for, as columns that op can take."""
+    return make_probes(probes, op.shape[1], rng, xp=op.xp, dtype=op.dtype, where=op.device)
+
+
+def by_blocks(op: LinearOperator, probes: Probes, run: Callable[[Array], list[Any]]) -> list[Any]:
+    """Run blocks of probes; what comes back for each does not depend on the width."""
+    item = 16 if op.xp.isdtype(op.dtype, "complex floating") else 8
+    width = max(1, min(WIDEST, BLOCK_BYTES // max(1, item * probes.n)))
+    return [found for columns in probes.blocks(width) for found in run(probes.block(columns))]
+
+
+def tridiagonals(op: LinearOperator, probes: Probes, moments: int) -> list[Tridiagonal]:
+    """Run Lanczos for `moments` moments a probe: half as many products."""
+    steps = math.ceil(moments / 2)
+    return by_blocks(op, probes, lambda block: tridiagonalize(op, block, steps))
+
+
+def bidiagonals(op: LinearOperator, probes: Probes, moments: int) -> list[Bidiagonal]:
+    """Run Golub-Kahan for `moments` moments of ``A^H A`` a probe: as many products in all."""
+    steps = math.ceil(moments / 2)
+    return by_blocks(op, probes, lambda block: bidiagonalize(op, block, steps))
+
+
+def moments_by_chebyshev(
+    op: LinearOperator, probes: Probes, count: int, bounds: SpectralBounds
+) -> Moments:
+    """Return N moments of each probe by the Chebyshev recurrence, for ``ceil(N/2)`` products.
+
+    Raises
+    ------
+    EscapeError
+        If a moment shows an eigenvalue outside the interval.
+    """
+
+    def run(block: Array) -> list[Host]:
+        return list(chebyshev_moments(op, block, count, bounds.low, bounds.high).T)
+
+    return Moments(np.array(by_blocks(op, probes, run)).T, bounds)
+
+
+def moments_by_lanczos(
+    op: LinearOperator, probes: Probes, count: int, *, margin: float, stated: SpectralBounds | None
+) -> Moments:
+    """Return N moments of each probe from its Gauss rule: ``mu_k = sum_j w_j T_k(x_j)``.
+
+    The interval is chosen afterwards: what was stated, if all nodes lie inside, else the nodes'
+    own, widened by a share of its width.
+
+    References
+    ----------
+    Chen, J. Chem. Phys. 159, 114101 (2023).
+    """
+    rules = [gauss(factor) for factor in tridiagonals(op, probes, count)]
+    low = min(float(rule.nodes[0]) for rule in rules)
+    high = max(float(rule.nodes[-1]) for rule in rules)
+    rounding = 1e-6 * (high - low)
+    if stated is not None and stated.low <= low + rounding and high - rounding <= stated.high:
+        bounds = stated
+    else:
+        bounds = SpectralBounds(low, high, False, False, "extreme Ritz values", inner=(low, high))
+    bounds = widened(bounds, margin)
+    t = [np.clip(to_unit(rule.nodes, *bounds), -1, 1) for rule in rules]
+    orders = np.arange(count)[:, None]
+    columns = [np.cos(orders * np.arccos(x)) @ r.weights for x, r in zip(t, rules, strict=True)]
+    return Moments(np.array(columns).T, bounds)
+
+
+def bounds_for(
+    op: LinearOperator, known: SpectralBounds, *, stated: bool, key: int | None
+) -> SpectralBounds:
+    """Return the interval for a Chebyshev recurrence: what the caller stated, else an estimate."""
+    if stated:
+        return known
+    return estimated_bounds(op, known=known, rng=0 if key is None else key)
+
+
+def widened(bounds: SpectralBounds, margin: float) -> SpectralBounds:
+    """Return an interval wider by a share of its width; a point gets a width."""
+    low, high = bounds
+    largest = max(abs(low), abs(high), 1e-300)
+    slack = margin * (high - low if high - low > 1e-12 * largest else largest)
+    return replace(bounds, low=low - slack, high=high + slack)
+
+
+def standard_error(values: Host, probes: Probes, spread: float) -> float:
+    r"""Return the standard error of the mean of per-probe values, for mass 1.
+
+    From their scatter; with fewer than 4 probes at least the plug-in ``2 Var_mu(f) / (n + 2)`` of
+    one real probe, which is exact on the sphere and larger than that of signs.
+    """
+    if probes.exhaustive:
+        return 0.0
+    count = len(values)
+    scatter = float(np.std(values, ddof=1)) if count > 1 else 0.0
+    if count < PLUG_IN_BELOW:
+        scatter = max(scatter, math.sqrt(2 * spread / (probes.n + 2)))
+    return scatter / math.sqrt(count)

@@ -1,0 +1,97 @@
+"""The functions f of ``tr f(A)``, and what is known of the signs of their derivatives.
+
+If every even derivative of f is positive, the Gauss rule is below the truth; if every odd one (from
+some order on) has a sign too, the Gauss-Radau rule with a node at one end is on the other side.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+import numpy as np
+
+__all__ = ["LOG", "LOG_ABS", "ScalarFunction", "scalar_function"]
+
+Host: TypeAlias = np.ndarray[Any, Any]
+
+
+@dataclass(frozen=True)
+class ScalarFunction:
+    """A function of a real variable.
+
+    Attributes
+    ----------
+    name : str
+    apply : callable
+        ``apply(xp, x)``: on an array of a namespace; for a caller's own f, NumPy only.
+    domain : {"positive", "nonnegative", "real"}
+        Where it is defined.
+    bracket : {"low", "high", None}
+        The end at which a Gauss-Radau node gives the bound opposite to Gauss's, if it does.
+    pole : bool
+        Whether it is infinite at 0.
+    own : bool
+        Whether it is the caller's, so that nothing is known of it.
+    """
+
+    name: str
+    apply: Callable[[Any, Any], Any]
+    domain: str = "real"
+    bracket: str | None = None
+    pole: bool = False
+    own: bool = False
+
+    def on_host(self, x: Host) -> Host:
+        """Return f(x) for small NumPy arrays; a caller's f must give one finite value a point."""
+        with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
+            y = np.asarray(self.apply(np, x))
+        if not self.own:
+            return y
+        if y.shape != x.shape:
+            msg = (
+                f"f maps an array of shape {x.shape} to {y.shape}; expected a vectorised function."
+            )
+            raise ValueError(msg)
+        if not np.all(np.isfinite(y)):
+            bad = x[~np.isfinite(y)][0]
+            msg = f"f({bad:.6g}) is not finite; f must be defined on the whole spectrum of A."
+            raise ValueError(msg)
+        return y
+
+
+def _log(xp: Any, x: Any) -> Any:
+    return xp.log(x)
+
+
+def _xlogx(xp: Any, x: Any) -> Any:
+    safe = xp.where(x > 0, x, xp.ones_like(x))
+    return x * xp.log(safe)
+
+
+LOG = ScalarFunction("log", _log, "positive", "low", pole=True)
+
+LOG_ABS = ScalarFunction("log|x|", lambda xp, x: xp.log(xp.abs(x)), pole=True)
+
+NAMED = {
+    "log": LOG,
+    "exp": ScalarFunction("exp", lambda xp, x: xp.exp(x), "real", "high"),
+    "inv": ScalarFunction("inv", lambda _, x: 1 / x, "real", "low", pole=True),
+    "sqrt": ScalarFunction("sqrt", lambda xp, x: xp.sqrt(x), "nonnegative", "low"),
+    "xlogx": ScalarFunction("xlogx", _xlogx, "nonnegative", "low"),
+    "square": ScalarFunction("square", lambda _, x: x * x, "real", "high"),
+}
+
+
+def scalar_function(f: Any) -> ScalarFunction:
+    """Return what ``f=`` names, or wraps."""
+    if isinstance(f, str):
+        if f not in NAMED:
+            msg = f"f is {f!r}; expected one of {', '.join(NAMED)}, or a vectorised NumPy callable."
+            raise ValueError(msg)
+        return NAMED[f]
+    if not callable(f):
+        msg = f"f is of type {type(f).__name__}; expected a name or a vectorised NumPy callable."
+        raise TypeError(msg)
+    return ScalarFunction(getattr(f, "__name__", "f"), lambda _, x: f(x), own=True)

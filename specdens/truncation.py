@@ -1,0 +1,221 @@
+r"""How far m steps are from all steps: rigorous brackets where they exist, else an extrapolation.
+
+With the k-step Gauss values G_k averaged over probes, ``D_2 = |G_m - G_(m/2)|`` and
+``D_1 = |G_(m/2) - G_(m/4)|``: if the error falls like a power of the steps, what is left after m is
+``D_2 q / (1 - q)`` with ``q = D_2 / D_1``; if it falls geometrically, less. Twice that is reported.
+It cannot see eigenvalues that no probe has met yet, so for log it is at least 1/100 of the gap that
+eigenvalues at the limit of precision would leave, and at most that gap
+(benchmarks/truncation.py measures both on twenty spectra).
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+from typing import Any, TypeAlias
+
+import numpy as np
+
+from specdens.chebyshev import Series, expand, log_abs_series, log_series
+from specdens.lanczos import Bidiagonal, Tridiagonal
+from specdens.quadrature import Rule, gauss, radau
+from specdens.results import SpectralBounds
+from specdens.scalar_functions import ScalarFunction
+
+__all__ = ["Truncated", "integrate_factors", "integrate_moments"]
+
+Host: TypeAlias = np.ndarray[Any, Any]
+Factor: TypeAlias = Tridiagonal | Bidiagonal
+
+INFLATION = 2.0
+FLOOR_SHARE = 0.01
+
+
+@dataclass(frozen=True)
+class Truncated:
+    """Values of one functional for each probe, and how far truncation may put their mean off.
+
+    Attributes
+    ----------
+    values : ndarray, shape (R,)
+    bias : float
+        Of the mean, in the same units.
+    rigorous : bool
+    spread : float
+        The variance of f under the mean spectral measure, for the plug-in variance.
+    """
+
+    values: Host
+    bias: float
+    rigorous: bool
+    spread: float
+
+
+def integrate_factors(
+    factors: list[Factor], f: ScalarFunction, known: SpectralBounds, *, unit: float
+) -> Truncated:
+    """Integrate f over each probe's measure, and bound the truncation error of the mean.
+
+    Parameters
+    ----------
+    factors : list of Tridiagonal or Bidiagonal
+    f : ScalarFunction
+        Defined on the nodes.
+    known : SpectralBounds
+        Rigorous ends serve for Gauss-Radau brackets.
+    unit : float
+        Unit roundoff of the products.
+    """
+    rules = [gauss(factor) for factor in factors]
+    # Rounding may put a Ritz value just below a bound that it obeys in truth.
+    low = known.low if known.low_rigorous else -math.inf
+    low = max(low, 0.0) if f.domain == "nonnegative" else low
+    values, spread = _integrals(rules, f, low)
+    rounding = 100 * unit * float(np.mean(np.abs(values))) if len(values) else 0.0
+    if not np.all(np.isfinite(values)) or all(factor.residual == 0 for factor in factors):
+        return Truncated(values, rounding, rigorous=True, spread=spread)
+    end = _bracketing_end(f, known)
+    if end is not None:
+        opposite = _radau_values(factors, f, end)
+        if opposite is not None:
+            # The truth of each probe lies between the two rules: their mean errs by half the gap.
+            gap = abs(float(np.mean(values - opposite)))
+            middle = (values + opposite) / 2
+            return Truncated(middle, gap / 2 + rounding, rigorous=True, spread=spread)
+    bias = _extrapolated(factors, values, f)
+    if f.name == "log":
+        bias = _against_floor(bias, factors, rules, values, f, unit)
+    return Truncated(values, bias + rounding, rigorous=False, spread=spread)
+
+
+def _integrals(rules: list[Rule], f: ScalarFunction, low: float) -> tuple[Host, float]:
+    """Return the integral of f by each rule, and its variance under their mean."""
+    values, squares = [], []
+    for rule in rules:
+        y = f.on_host(np.maximum(rule.nodes, low))
+        values.append(rule.integrate(y))
+        squares.append(rule.integrate(np.abs(y) ** 2))
+    found = np.array(values)
+    spread = float(np.mean(squares) - np.abs(np.mean(found)) ** 2) if len(found) else 0.0
+    return found, max(spread, 0.0)
+
+
+def _bracketing_end(f: ScalarFunction, known: SpectralBounds) -> float | None:
+    """Return the rigorous end of the spectrum from which f's Gauss-Radau rule is a bound."""
+    if f.bracket == "low" and known.low_rigorous:
+        return known.low if known.low > 0 or (known.low == 0 and not f.pole) else None
+    if f.bracket == "high" and known.high_rigorous:
+        return known.high
+    return None
+
+
+def _radau_values(factors: list[Factor], f: ScalarFunction, end: float) -> Host | None:
+    """Return the Gauss-Radau value of each probe, or None if a Ritz value lies beyond the end."""
+    found = []
+    for factor in factors:
+        if isinstance(factor, Bidiagonal):
+            rule = _singular_radau(factor, end)
+        else:
+            rule = radau(factor, end)
+        if rule is None:
+            return None
+        found.append(rule.integrate(f.on_host(rule.nodes)))
+    return np.array(found)
+
+
+def _singular_radau(factor: Bidiagonal, end: float) -> Rule | None:
+    """Return the Gauss-Radau rule of ``A^H A``, from ``B^T B``, with square roots as nodes."""
+    scale = float(np.abs(factor.diagonal).max())  # squares of tiny or huge entries would not fit
+    d, e = factor.diagonal / scale, factor.super_diagonal / scale
+    squares = d**2
+    squares[1:] += e**2
+    product = Tridiagonal(squares, d[:-1] * e, float(d[-1] * factor.residual / scale))
+    rule = radau(product, (end / scale) ** 2)
+    if rule is None:
+        return None
+    return Rule(scale * np.sqrt(np.maximum(rule.nodes, 0)), rule.weights)
+
+
+def _extrapolated(factors: list[Factor], values: Host, f: ScalarFunction) -> float:
+    """Return the inflated extrapolation of the module's first paragraph."""
+    steps = max(len(factor.diagonal) for factor in factors)
+    if steps < 3:
+        return math.inf
+    half = math.ceil(steps / 2)
+    last, middle = np.mean(values), _mean_after(factors, half, f)
+    # Where convergence is not monotone one difference may be small by chance.
+    between = {half, (half + steps) // 2, steps - 1}
+    gaps: list[float] = [float(abs(last - _mean_after(factors, k, f))) for k in between]
+    second = max(gaps)
+    first = float(abs(middle - _mean_after(factors, math.ceil(half / 2), f)))
+    if second <= 1e-13 * max(1.0, float(abs(last))):
+        return 0.0
+    if second >= first:
+        return math.inf
+    ratio = second / first
+    return float(INFLATION * second * ratio / (1 - ratio))
+
+
+def _mean_after(factors: list[Factor], steps: int, f: ScalarFunction) -> Any:
+    """Return the mean Gauss value after fewer steps."""
+    rules = [gauss(factor.leading(steps)) for factor in factors]
+    low = 0.0 if f.domain == "nonnegative" else -math.inf
+    return np.mean(_integrals(rules, f, low)[0])
+
+
+def _against_floor(
+    bias: float,
+    factors: list[Factor],
+    rules: list[Rule],
+    values: Host,
+    f: ScalarFunction,
+    unit: float,
+) -> float:
+    """Weigh an extrapolation against the worst case: a smallest eigenvalue at rounding level."""
+    floor = unit * max(rule.nodes[-1] for rule in rules)
+    lowest = _radau_values(factors, f, floor)
+    if lowest is None:
+        return bias
+    gap = abs(float(np.mean(values - lowest)))
+    return min(gap, max(bias, FLOOR_SHARE * gap))
+
+
+def integrate_moments(table: Host, f: ScalarFunction, bounds: SpectralBounds) -> Truncated:
+    """Integrate f over each probe's measure, given its Chebyshev moments, without a kernel.
+
+    Parameters
+    ----------
+    table : ndarray, shape (N, R)
+        Moments for the interval `bounds`.
+    f : ScalarFunction
+        Defined on the interval.
+    bounds : SpectralBounds
+        The bias is rigorous if they are and the coefficients of f could be computed.
+    """
+    count, (low, high) = len(table), bounds
+    if low == high:
+        values = np.full(table.shape[1], f.on_host(np.array([low]))[0])
+        return Truncated(values, 0.0, rigorous=True, spread=0.0)
+    series = _series(f, low, high, count)
+    values = series.coefficients @ table
+    bias = series.tail
+    if not math.isfinite(bias):
+        partial = series.coefficients[: count // 2] @ table[: count // 2]
+        bias = 4 * abs(float(np.mean(values - partial)))
+    squares = expand(lambda x: np.abs(f.on_host(x)) ** 2, low, high, count)
+    mean_square = float(squares.coefficients @ np.mean(table, axis=1))
+    spread = max(0.0, mean_square - abs(complex(np.mean(values))) ** 2)
+    return Truncated(values, bias, rigorous=series.resolved and bounds.rigorous, spread=spread)
+
+
+def _series(f: ScalarFunction, low: float, high: float, count: int) -> Series:
+    """Return the Chebyshev series of f, in closed form where there is one."""
+    if f.name not in {"log", "log|x|"}:
+        return expand(f.on_host, low, high, count)
+    if low > 0:
+        return log_series(low, high, count)
+    if high < 0:
+        mirrored = log_series(-high, -low, count)
+        alternating = np.where(np.arange(count) % 2 == 0, 1.0, -1.0)
+        return replace(mirrored, coefficients=alternating * mirrored.coefficients)
+    return log_abs_series(low, high, count)
