@@ -43,7 +43,8 @@ def decoder_blocks(model: nn.Module) -> nn.ModuleList:
     >>> len(decoder_blocks(model))
     3
     """
-    config = getattr(model, "config", None)
+    # A parallel wrapper has no configuration of its own: the first that has one is the model.
+    config = next((module.config for module in model.modules() if hasattr(module, "config")), None)
     count = getattr(config, "num_hidden_layers", None)
     if count is None:
         msg = (
@@ -107,8 +108,9 @@ def block_at(model: nn.Module, layer: int = PENULTIMATE) -> nn.Module:
 
 
 def states_of(output: Any) -> torch.Tensor:
-    """Return the hidden states in a block's output, which is a tensor or a tuple that begins with one."""
-    return output[0] if isinstance(output, tuple) else output
+    """Return the hidden states in a block's output: a tensor, or a tuple or list that begins so."""
+    states: torch.Tensor = output[0] if isinstance(output, tuple | list) else output
+    return states
 
 
 class HiddenTap:
@@ -139,7 +141,13 @@ class HiddenTap:
 
     @property
     def states(self) -> torch.Tensor:
-        """The hidden states of the last forward pass, shape (batch, tokens, d)."""
+        """The hidden states of the last forward pass, shape (batch, tokens, d).
+
+        Raises
+        ------
+        RuntimeError
+            If there was none yet.
+        """
         if self._states is None:
             msg = "no forward pass has gone through the tapped block yet"
             raise RuntimeError(msg)

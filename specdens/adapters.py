@@ -446,8 +446,22 @@ def _from_object(
 def _adjoint_of(a: Any) -> Callable[[Array], Array] | None:
     """Return the adjoint product of an object, or None where it has none."""
     if hasattr(a, "rmatmat"):
-        return a.rmatmat  # type: ignore[no-any-return]
+        return _scipy_adjoint(a) if type(a).__module__.startswith("scipy.") else a.rmatmat
     return _by_columns(a.rmatvec) if hasattr(a, "rmatvec") else None
+
+
+def _scipy_adjoint(a: Any) -> Callable[[Array], Array]:
+    """Return a SciPy operator's ``rmatmat``, which calls None where no rmatvec was given."""
+
+    def product(x: Array) -> Array:
+        try:
+            return a.rmatmat(x)
+        except TypeError as error:
+            if "'NoneType' object is not callable" not in str(error):
+                raise
+            raise NotImplementedError from None
+
+    return product
 
 
 def _by_columns(apply: Callable[[Array], Array]) -> Callable[[Array], Array]:

@@ -157,24 +157,25 @@ def tridiagonalize(op: LinearOperator, start: Array, steps: int) -> list[Tridiag
     q = columns.normalized(start, columns.norms(start))
     previous: Array | None = None
     basis: list[Array] = []
-    scale = 1.0
+    scale, size = 1.0, np.zeros(count)
     for j in range(steps):
         w = op.matmat(q)
         scale = columns.exponent(w) if j == 0 else scale
         w = w / scale if scale != 1 else w
-        size = np.abs(alpha).max(axis=0) + beta.max(axis=0)
-        if previous is not None:
-            overlap = column_dots(previous, w)
-            _require_hermitian(overlap, beta[j - 1], size, n, columns.unit)
-            w = w - columns.times(previous, overlap)
         projection = column_dots(q, w)
         alpha[j] = np.real(projection)
-        _require_hermitian(projection, alpha[j], size + np.abs(alpha[j]), n, columns.unit)
+        asymmetry = np.abs(projection - alpha[j])
+        size = np.maximum(size, np.abs(alpha[j]))
+        if previous is not None:
+            overlap = column_dots(previous, w)
+            asymmetry += np.abs(overlap - beta[j - 1])
+            w = w - columns.times(previous, overlap)
         w = w - columns.times(q, projection)
         basis = [*basis, q] if keep else ([q] if previous is None else [previous, q])
         w = columns.against(w, basis, passes)
         beta[j] = columns.norms(w)
         size = np.maximum(size, np.abs(alpha[j]) + beta[j])
+        _require_hermitian(asymmetry, size, n, columns.unit)
         ended = beta[j] <= 10 * columns.unit * size
         beta[j][ended] = 0
         length = np.where(ended, np.minimum(length, j + 1), length)
@@ -187,16 +188,19 @@ def tridiagonalize(op: LinearOperator, start: Array, steps: int) -> list[Tridiag
     ]
 
 
-def _require_hermitian(found: Host, expected: Host, size: Host, n: int, unit: float) -> None:
-    # Rounding of a product of length n: about sqrt(n) units. A real asymmetry is far larger.
-    tolerance = (1000 + 10 * math.sqrt(n)) * unit * size
-    if np.any(np.abs(found - expected) > tolerance):
+def _require_hermitian(asymmetry: Host, size: Host, n: int, unit: float) -> None:
+    if np.any(asymmetry > _rounding(n, unit) * size):
         msg = (
             "the operator is not Hermitian: <x, A y> and <A x, y> differ by "
-            f"{np.max(np.abs(found - expected)):.3g} for unit vectors. "
+            f"{np.max(asymmetry):.3g} for unit vectors. "
             "Pass hermitian=False, with an adjoint product (rmatvec=) if it is only applied."
         )
         raise NotHermitianError(msg)
+
+
+def _rounding(n: int, unit: float) -> float:
+    """Return what a product of length n may be off by rounding; a real asymmetry is far larger."""
+    return (1000 + 10 * math.sqrt(n)) * unit
 
 
 def bidiagonalize(op: LinearOperator, start: Array, steps: int) -> list[Bidiagonal]:
@@ -235,19 +239,19 @@ def bidiagonalize(op: LinearOperator, start: Array, steps: int) -> list[Bidiagon
     v = columns.normalized(start, columns.norms(start))
     left: list[Array] = []
     right: list[Array] = []
-    scale = 1.0
+    scale, size = 1.0, np.zeros(count)
     for j in range(steps):
         u = op.matmat(v)
         scale = columns.exponent(u) if j == 0 else scale
         u = u / scale if scale != 1 else u
-        size = alpha.max(axis=0) + beta.max(axis=0)
         if j > 0:
             overlap = column_dots(left[-1], u)
-            _require_adjoint(overlap, beta[j - 1], size, rows + n, columns.unit)
             u = u - columns.times(left[-1], overlap)
         u = columns.against(u, left, passes)
         alpha[j] = columns.norms(u)
-        size = np.maximum(size, alpha[j])
+        size = np.maximum(size, alpha[j] + beta[max(0, j - 1)])
+        if j > 0:
+            _require_adjoint(np.abs(overlap - beta[j - 1]), size, rows + n, columns.unit)
         # A vanishing alpha is a null vector of A: the column ends with a zero singular value.
         null = alpha[j] <= 10 * columns.unit * size
         alpha[j][null] = 0
@@ -271,11 +275,10 @@ def bidiagonalize(op: LinearOperator, start: Array, steps: int) -> list[Bidiagon
     ]
 
 
-def _require_adjoint(found: Host, expected: Host, size: Host, n: int, unit: float) -> None:
-    tolerance = (1000 + 10 * math.sqrt(n)) * unit * size
-    if np.any(np.abs(found - expected) > tolerance):
+def _require_adjoint(difference: Host, size: Host, n: int, unit: float) -> None:
+    if np.any(difference > _rounding(n, unit) * size):
         msg = (
             "the adjoint product (rmatvec, rmatmat) is not that of the adjoint: <u, A v> and "
-            f"<A^H u, v> differ by {np.max(np.abs(found - expected)):.3g} for unit vectors."
+            f"<A^H u, v> differ by {np.max(difference):.3g} for unit vectors."
         )
         raise ValueError(msg)

@@ -34,7 +34,7 @@ def chebyshev_moments(
     start : array, shape (n, R)
         No zero column; norms do not matter.
     count : int
-        At least 1. Costs ``ceil(count / 2)`` products with each column (none for 1).
+        At least 1. Costs ``floor(count / 2)`` products with each column.
     low, high : float
         An interval that contains the spectrum, low < high.
 

@@ -85,7 +85,7 @@ def bidiagonals(op: LinearOperator, probes: Probes, moments: int) -> list[Bidiag
 def moments_by_chebyshev(
     op: LinearOperator, probes: Probes, count: int, bounds: SpectralBounds
 ) -> Moments:
-    """Return N moments of each probe by the Chebyshev recurrence, for ``ceil(N/2)`` products.
+    """Return N moments of each probe by the Chebyshev recurrence, for ``floor(N/2)`` products.
 
     Raises
     ------
