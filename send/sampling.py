@@ -1,0 +1,270 @@
+"""Answers of a model to prompts, sampled or greedy, each with its embedding and its likelihood."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+import torch
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from send._generation import Answers, Reading, answer, generation_config, require
+from send.hidden import PENULTIMATE
+
+__all__ = ["Answers", "Prompt", "Samples", "greedy_answers", "prompt_text", "sample_answers"]
+
+Prompt: TypeAlias = str | list[dict[str, Any]]
+"""A text, or a chat: messages with ``role`` and ``content``."""
+
+
+@dataclass(frozen=True, eq=False)
+class Samples:
+    """K sampled answers to each of P prompts.
+
+    Attributes
+    ----------
+    answers : list of list of str, P lists of K
+        Without special tokens and without white space at the ends.
+    embeddings : torch.Tensor, shape (P, d, K)
+        float32, on the CPU: what `send.eigenscore` takes.
+    mean_nll : torch.Tensor, shape (P, K)
+        Mean negative log-likelihood of an answer's tokens under the model at temperature 1, nats.
+    lengths : torch.Tensor of int, shape (P, K)
+        Number of tokens, the end token not counted.
+    ended : torch.Tensor of bool, shape (P, K)
+        Whether the model ended the answer, rather than the limit on new tokens.
+    """
+
+    answers: list[list[str]]
+    embeddings: torch.Tensor
+    mean_nll: torch.Tensor
+    lengths: torch.Tensor
+    ended: torch.Tensor
+
+
+def sample_answers(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    prompts: Sequence[Prompt],
+    *,
+    num_samples: int = 10,
+    temperature: float = 0.5,
+    top_k: int = 5,
+    top_p: float = 0.99,
+    max_new_tokens: int = 64,
+    layer: int = PENULTIMATE,
+    pooling: str = "mean+last",
+    span: str = "answer",
+    count_eos: bool = False,
+    batch_size: int | None = None,
+    seed: int = 0,
+    progress: bool = False,
+) -> Samples:
+    """Sample K answers to each prompt, and embed them.
+
+    The random state of the caller, the mode of the model, its generation settings and its hooks
+    are afterwards what they were before. Generation settings stored with the model (a repetition
+    penalty, say) are not applied: only those given here are.
+
+    Parameters
+    ----------
+    model : PreTrainedModel
+        A decoder-only language model, also inside a PEFT wrapper.
+    tokenizer : PreTrainedTokenizerBase
+        Its tokenizer. It needs no pad token, and its padding side does not matter.
+    prompts : sequence of str or of chats
+        A chat is a list of messages, rendered by the chat template of the tokenizer.
+    num_samples : int
+        K.
+    temperature, top_k, top_p : float, int, float
+        How the answers are drawn. ``top_k=0`` and ``top_p=1`` draw from all tokens.
+    max_new_tokens : int
+        At most so many tokens in an answer.
+    layer : int
+        Index into Transformers' ``hidden_states``; -2 is the output of the last block but one.
+    pooling : {"mean+last", "mean", "last"}
+        As for `send.embeddings.pool`.
+    span : {"answer", "all"}
+        The tokens that are pooled: the answer's, or the prompt's and the answer's.
+    count_eos : bool
+        Whether the end token is one of the answer's tokens, in embedding and likelihood.
+    batch_size : int, optional
+        Number of answers generated at once, of one or of several prompts; 64 unless given.
+    seed : int
+        The same seed gives the same answers, as long as prompts, options and ``batch_size`` are
+        the same: the answers of a batch are drawn from one stream of random numbers.
+    progress : bool
+        Show a bar, one step a batch.
+
+    Returns
+    -------
+    Samples
+        An empty answer (ended at once) is embedded by the state of the last token of its prompt,
+        unless ``count_eos``; the likelihood of an empty answer is that of its end token.
+
+    Raises
+    ------
+    TypeError
+        If a prompt is neither a text nor a chat.
+    ValueError
+        If an option is out of range, a prompt is empty or too long for the model, or a chat is
+        given to a tokenizer without a chat template.
+
+    Notes
+    -----
+    The answer to a prompt depends on the rest of its batch by the random numbers only. Costs one
+    generation of P x K answers, and one further step for each batch in which the last token counts.
+
+    Examples
+    --------
+    >>> from tokenizers import Tokenizer, models, pre_tokenizers
+    >>> from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
+    >>> words = Tokenizer(models.WordLevel({"<eos>": 0, "where": 1, "here": 2}, unk_token="<eos>"))
+    >>> words.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    >>> tokenizer = PreTrainedTokenizerFast(tokenizer_object=words, eos_token="<eos>")
+    >>> config = GPT2Config(n_layer=3, n_head=2, n_embd=8, vocab_size=3, eos_token_id=0)
+    >>> samples = sample_answers(
+    ...     GPT2LMHeadModel(config), tokenizer, ["where"], num_samples=4, max_new_tokens=3
+    ... )
+    >>> tuple(samples.embeddings.shape), len(samples.answers[0])
+    ((1, 8, 4), 4)
+    """
+    require(num_samples >= 1, f"num_samples is {num_samples}; expected 1 at least.")
+    require(
+        math.isfinite(temperature) and temperature > 0,
+        f"temperature is {temperature}; expected a positive number. For the most likely answer, "
+        "use greedy_answers.",
+    )
+    require(top_k >= 0, f"top_k is {top_k}; expected a number of tokens, or 0 for all of them.")
+    require(0 < top_p <= 1, f"top_p is {top_p}; expected a probability in (0, 1].")
+    config = generation_config(
+        model,
+        tokenizer,
+        max_new_tokens=max_new_tokens,
+        temperature=float(temperature),
+        top_k=top_k,
+        top_p=float(top_p),
+    )
+    reading = Reading(layer=layer, pooling=pooling, span=span, count_eos=count_eos)
+    rows = [ids for ids in _token_ids(tokenizer, prompts) for _ in range(num_samples)]
+    with _seeded(seed):
+        flat = answer(
+            model, tokenizer, rows, config, reading, batch_size=batch_size, progress=progress
+        )
+    shape = (len(rows) // num_samples, num_samples)
+    embeddings = flat.embeddings.reshape(*shape, flat.embeddings.shape[1])
+    return Samples(
+        answers=[flat.answers[i : i + num_samples] for i in range(0, len(rows), num_samples)],
+        embeddings=embeddings.transpose(1, 2).contiguous(),
+        mean_nll=flat.mean_nll.reshape(shape),
+        lengths=flat.lengths.reshape(shape),
+        ended=flat.ended.reshape(shape),
+    )
+
+
+def greedy_answers(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    prompts: Sequence[Prompt],
+    *,
+    max_new_tokens: int = 64,
+    layer: int = PENULTIMATE,
+    pooling: str = "mean+last",
+    span: str = "answer",
+    count_eos: bool = False,
+    batch_size: int | None = None,
+    progress: bool = False,
+) -> Answers:
+    """Return the greedy answer to each prompt: each token the most likely one.
+
+    Nothing is random, and the answer to a prompt does not depend on the other prompts.
+
+    Parameters
+    ----------
+    model, tokenizer, prompts
+        As for `sample_answers`.
+    max_new_tokens, layer, pooling, span, count_eos, batch_size, progress
+        As for `sample_answers`.
+
+    Returns
+    -------
+    Answers
+        With ``perplexity``, a good sign of a wrong answer by itself.
+
+    Raises
+    ------
+    TypeError, ValueError
+        As for `sample_answers`.
+    """
+    config = generation_config(model, tokenizer, max_new_tokens=max_new_tokens)
+    reading = Reading(layer=layer, pooling=pooling, span=span, count_eos=count_eos)
+    rows = _token_ids(tokenizer, prompts)
+    return answer(model, tokenizer, rows, config, reading, batch_size=batch_size, progress=progress)
+
+
+def prompt_text(tokenizer: PreTrainedTokenizerBase, prompt: Prompt) -> str:
+    """Return the text that the model is given: the prompt itself, or the chat as rendered.
+
+    Parameters
+    ----------
+    tokenizer : PreTrainedTokenizerBase
+        Its chat template renders a chat, and opens the answer.
+    prompt : str or chat
+        A text, or a list of messages.
+
+    Returns
+    -------
+    str
+
+    Raises
+    ------
+    TypeError
+        If the prompt is neither.
+    ValueError
+        If it is a chat, and the tokenizer has no chat template.
+    """
+    if isinstance(prompt, str):
+        return prompt
+    if not (isinstance(prompt, list) and prompt and all(isinstance(m, dict) for m in prompt)):
+        msg = (
+            f"a prompt is of type {type(prompt).__name__}; expected a text, or a chat: a list of "
+            'messages such as {"role": "user", "content": "..."}. One chat alone goes into a list.'
+        )
+        raise TypeError(msg)
+    if tokenizer.chat_template is None:
+        msg = (
+            f"the prompt is a chat, but {type(tokenizer).__name__} has no chat template; "
+            "set tokenizer.chat_template, or pass the prompt as text."
+        )
+        raise ValueError(msg)
+    text: str = tokenizer.apply_chat_template(prompt, tokenize=False, add_generation_prompt=True)
+    return text
+
+
+def _token_ids(tokenizer: PreTrainedTokenizerBase, prompts: Sequence[Prompt]) -> list[list[int]]:
+    if isinstance(prompts, str):
+        msg = "prompts is a single text; expected a sequence of prompts, such as [text]."
+        raise TypeError(msg)
+    rows = []
+    for number, prompt in enumerate(prompts):
+        # A chat template writes the special tokens itself.
+        plain = isinstance(prompt, str)
+        ids = tokenizer(prompt_text(tokenizer, prompt), add_special_tokens=plain)["input_ids"]
+        require(len(ids) > 0, f"prompt {number} has no tokens; expected one at least.")
+        rows.append(ids)
+    return rows
+
+
+@contextmanager
+def _seeded(seed: int) -> Iterator[None]:
+    """Draw from a stream of random numbers of our own for a while."""
+    accelerator = torch.accelerator.current_accelerator()
+    kind = "cuda" if accelerator is None else accelerator.type
+    # All devices, since a seed is set on all.
+    devices = range(torch.accelerator.device_count())
+    with torch.random.fork_rng(devices=devices, device_type=kind):
+        torch.manual_seed(seed)
+        yield
