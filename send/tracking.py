@@ -1,0 +1,295 @@
+"""The tracking set: rows that are not trained on, by which a training is watched.
+
+At each checkpoint they give three things: their embeddings, from which sensitivity comes, the
+loss on them, and, by answers sampled to prompts taken from them, an EigenScore.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+from torch.nn import functional
+from transformers import PreTrainedTokenizerBase
+
+from send.embeddings import accepted_inputs, device_of, evaluating, pool
+from send.hidden import HiddenTap
+from send.sampling import Prompt, sample_answers
+from send.scores import eigenscore
+
+__all__ = ["IGNORED", "TrackingRow", "TrackingSet", "read_rows"]
+
+IGNORED = -100
+"""The label of a token that the loss passes over."""
+
+
+@dataclass(frozen=True)
+class TrackingRow:
+    """One row of the tracking set.
+
+    Attributes
+    ----------
+    input_ids : list of int
+        Its tokens, without pads.
+    labels : list of int
+        The same tokens, those outside the loss replaced by -100.
+    prompt : str or chat
+        What answers are sampled to; empty if there is no tokenizer to write it with.
+    """
+
+    input_ids: list[int]
+    labels: list[int]
+    prompt: Prompt
+
+
+def read_rows(
+    rows: Sequence[Mapping[str, Any]],
+    tokenizer: PreTrainedTokenizerBase | None = None,
+    *,
+    max_length: int | None = None,
+) -> list[TrackingRow]:
+    """Return the rows of a tracking set as tokens, in the way in which TRL makes them to train on.
+
+    Parameters
+    ----------
+    rows : sequence of mappings
+        Each with ``text`` (loss on all of it; the prompt is its first half), ``prompt`` and
+        ``completion`` (loss on the completion), ``messages`` (loss on all of it; the prompt is the
+        chat before its last message), or ``input_ids``, and with it, if wanted, ``labels`` and
+        ``attention_mask`` (pads are left out; the prompt is what precedes the first label, or else
+        the first half).
+    tokenizer : PreTrainedTokenizerBase, optional
+        Needed for all but ``input_ids``.
+    max_length : int, optional
+        Tokens of a row beyond it are cut off.
+
+    Returns
+    -------
+    list of TrackingRow
+
+    Raises
+    ------
+    ValueError
+        If a row has other columns, a tokenizer is needed and missing, or no token has a label.
+
+    Examples
+    --------
+    >>> read_rows([{"input_ids": [5, 6, 7, 0], "attention_mask": [1, 1, 1, 0]}])
+    [TrackingRow(input_ids=[5, 6, 7], labels=[5, 6, 7], prompt='')]
+    """
+    found = [_read_row(row, tokenizer, slice(max_length)) for row in rows]
+    if all(label == IGNORED for row in found for label in row.labels[1:]):
+        msg = "there is nothing to predict in the tracking set; expected rows of several tokens."
+        raise ValueError(msg)
+    return found
+
+
+def _read_row(
+    row: Mapping[str, Any], tokenizer: PreTrainedTokenizerBase | None, kept: slice
+) -> TrackingRow:
+    if "input_ids" in row:
+        return _tokenized(row, tokenizer, kept)
+    if tokenizer is None:
+        msg = (
+            "the tracking set holds text, but the trainer has no tokenizer; pass "
+            "processing_class=tokenizer to the trainer, or rows with input_ids."
+        )
+        raise ValueError(msg)
+    if {"prompt", "completion"} <= row.keys():
+        return _completion(row["prompt"], row["completion"], tokenizer, kept)
+    if "messages" in row:
+        ids = _ids(row["messages"], tokenizer)[kept]
+        return TrackingRow(ids, ids, row["messages"][:-1] or row["messages"])
+    if "text" in row:
+        ids = _ids(_ended(row["text"], tokenizer), tokenizer)[kept]
+        return TrackingRow(ids, ids, _first_half(ids, tokenizer))
+    msg = (
+        f"a row of the tracking set has the columns {', '.join(row)}; expected text, or prompt and "
+        "completion, or messages, or input_ids."
+    )
+    raise ValueError(msg)
+
+
+def _tokenized(
+    row: Mapping[str, Any], tokenizer: PreTrainedTokenizerBase | None, kept: slice
+) -> TrackingRow:
+    marked = np.asarray(row.get("attention_mask", np.ones(len(row["input_ids"])))) != 0
+    ids = np.asarray(row["input_ids"])[marked][kept].tolist()
+    labels = np.asarray(row.get("labels", row["input_ids"]))[marked][kept].tolist()
+    before = next((i for i, label in enumerate(labels) if label != IGNORED), 0)
+    if tokenizer is None:
+        return TrackingRow(ids, labels, "")
+    prompt = tokenizer.decode(ids[:before], skip_special_tokens=True)
+    return TrackingRow(ids, labels, prompt or _first_half(ids, tokenizer))
+
+
+def _completion(
+    prompt: Any, completion: Any, tokenizer: PreTrainedTokenizerBase, kept: slice
+) -> TrackingRow:
+    whole = _ids(prompt + _ended(completion, tokenizer), tokenizer)
+    alone = _ids(prompt, tokenizer, add_generation_prompt=True)
+    # Where they diverge: tokens may merge across the boundary.
+    pairs = zip(alone, whole, strict=False)
+    common = next((i for i, (a, b) in enumerate(pairs) if a != b), min(len(alone), len(whole)))
+    labels = [IGNORED] * common + whole[common:]
+    return TrackingRow(whole[kept], labels[kept], prompt)
+
+
+def _ids(
+    content: Any, tokenizer: PreTrainedTokenizerBase, *, add_generation_prompt: bool = False
+) -> list[int]:
+    if isinstance(content, str):
+        return list(tokenizer(content)["input_ids"])
+    encoded = tokenizer.apply_chat_template(
+        content, add_generation_prompt=add_generation_prompt, return_dict=True
+    )
+    return list(encoded["input_ids"])
+
+
+def _ended(content: Any, tokenizer: PreTrainedTokenizerBase) -> Any:
+    """Return a text with the end token after it; a chat template ends a chat itself."""
+    end = tokenizer.eos_token
+    if not isinstance(content, str) or end is None or content.endswith(end):
+        return content
+    return content + end
+
+
+def _first_half(ids: list[int], tokenizer: PreTrainedTokenizerBase) -> str:
+    words = [i for i in ids if i not in tokenizer.all_special_ids]
+    return str(tokenizer.decode(words[: math.ceil(len(words) / 2)]))
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrackingSet:
+    """Rows, and how a model is measured on them.
+
+    Attributes
+    ----------
+    rows : list of TrackingRow
+        As from `read_rows`; at least one token of them has a label.
+    layer, pooling
+        As for `send.embeddings.sentence_embedding`.
+    batch_size : int
+        Rows at once.
+    score_prompts, num_samples, max_new_tokens : int
+        How many prompts, taken at random from the rows, answers to each, and tokens of an answer.
+    seed : int
+        Of the prompts and of the answers, which every call of `score` draws alike.
+    """
+
+    rows: list[TrackingRow]
+    layer: int
+    pooling: str
+    batch_size: int
+    score_prompts: int
+    num_samples: int
+    max_new_tokens: int
+    seed: int
+
+    def __post_init__(self) -> None:
+        """Check that there are prompts if there is to be a score."""
+        if self.score_prompts and not self.prompts:
+            msg = (
+                f"score_prompts is {self.score_prompts}, but the tracking set gives no prompt; "
+                "pass processing_class=tokenizer to the trainer, or score_prompts=0."
+            )
+            raise ValueError(msg)
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """What embeddings depend on besides the model; the same on every machine."""
+        content = json.dumps([[row.input_ids, row.labels] for row in self.rows])
+        digest = hashlib.sha256(content.encode()).hexdigest()
+        return {"tracking set": digest, "layer": self.layer, "pooling": self.pooling}
+
+    @property
+    def prompts(self) -> list[Prompt]:
+        """The prompts to which answers are sampled, in the order of the rows."""
+        usable = [row.prompt for row in self.rows if row.prompt]
+        count = min(self.score_prompts, len(usable))
+        drawn = np.random.default_rng(self.seed).choice(len(usable), count, replace=False)
+        return [usable[i] for i in np.sort(drawn)]
+
+    def watch(self, model: nn.Module) -> tuple[np.ndarray[Any, Any], float]:
+        """Return the embeddings of the rows and the mean loss of their tokens, by one forward pass.
+
+        In evaluation mode and without gradients; the mode is restored. Pads count in neither.
+
+        Parameters
+        ----------
+        model : nn.Module
+            A causal language model.
+
+        Returns
+        -------
+        embeddings : ndarray of float32, shape (rows, d)
+        loss : float
+            Mean negative log-likelihood of the tokens that have a label, nats.
+        """
+        embeddings, nll, tokens = [], 0.0, 0
+        with torch.no_grad(), evaluating(model), HiddenTap(model, self.layer) as tap:
+            for ids, mask, labels in self._batches(device_of(model)):
+                inputs = {"input_ids": ids, "attention_mask": mask, "use_cache": False}
+                logits = model(**accepted_inputs(model, inputs)).logits
+                embeddings.append(pool(tap.states, mask, pooling=self.pooling).float().cpu())
+                counted = labels[:, 1:] != IGNORED
+                predicted, actual = logits[:, :-1][counted].float(), labels[:, 1:][counted]
+                nll += functional.cross_entropy(predicted, actual, reduction="sum").item()
+                tokens += int(counted.sum())
+        return torch.cat(embeddings).numpy(), nll / tokens
+
+    def _batches(
+        self, device: torch.device
+    ) -> Iterator[tuple[torch.Tensor, torch.Tensor, torch.Tensor]]:
+        # Ids, attention mask and labels, padded at the right.
+        for start in range(0, len(self.rows), self.batch_size):
+            rows = self.rows[start : start + self.batch_size]
+            shape = len(rows), max(len(row.input_ids) for row in rows)
+            ids, mask = torch.zeros(shape, dtype=torch.long), torch.zeros(shape, dtype=torch.long)
+            labels = torch.full(shape, IGNORED)
+            for i, row in enumerate(rows):
+                ids[i, : len(row.input_ids)] = torch.tensor(row.input_ids)
+                labels[i, : len(row.labels)] = torch.tensor(row.labels)
+                mask[i, : len(row.input_ids)] = 1
+            yield ids.to(device), mask.to(device), labels.to(device)
+
+    def score(
+        self, model: Any, tokenizer: PreTrainedTokenizerBase | None
+    ) -> tuple[float | None, float | None]:
+        """Return the mean EigenScore of sampled answers and its standard error over prompts.
+
+        Parameters
+        ----------
+        model : PreTrainedModel
+            A causal language model that generates.
+        tokenizer : PreTrainedTokenizerBase
+            Its tokenizer.
+
+        Returns
+        -------
+        mean, stderr : float or None
+            None without prompts; no error from a single one.
+        """
+        prompts = self.prompts
+        if not prompts:
+            return None, None
+        samples = sample_answers(
+            model,
+            tokenizer,
+            prompts,
+            num_samples=self.num_samples,
+            max_new_tokens=self.max_new_tokens,
+            layer=self.layer,
+            pooling=self.pooling,
+            seed=self.seed,
+        )
+        scores = eigenscore(samples.embeddings).tolist()
+        stderr = float(np.std(scores, ddof=1)) / math.sqrt(len(scores)) if len(scores) > 1 else None
+        return float(np.mean(scores)), stderr

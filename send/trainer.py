@@ -1,0 +1,326 @@
+"""Fine-tuning with Sensitivity Dropout on TRL's supervised trainer, in one call or by its parts."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import nn
+from transformers import (
+    BitsAndBytesConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    TrainerCallback,
+)
+from transformers.utils import is_torch_bf16_gpu_available
+from trl import SFTConfig, SFTTrainer
+
+from send.callback import SendCallback
+from send.checkpoint import Row, last_checkpoint
+from send.data import as_dataset, split_tracking
+from send.hidden import PENULTIMATE
+from send.plotting import plot_history, plot_sensitivity
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+    from matplotlib.axes import Axes
+    from pandas import DataFrame
+    from peft import PeftConfig
+
+__all__ = ["SendConfig", "SendResult", "SendTrainer", "train"]
+
+
+def _option(default: Any, text: str) -> Any:
+    return field(default=default, metadata={"help": text})
+
+
+@dataclass
+class SendConfig(SFTConfig):  # type: ignore[misc]  # mypy does not follow trl
+    """Settings of a fine-tuning with SenD: those of TRL's `SFTConfig`, and those of `SendCallback`.
+
+    Where `SFTConfig` and `TrainingArguments` have other defaults: ``bf16`` is chosen by the
+    machine, mixed precision with bfloat16 on an accelerator that has it, and otherwise float32
+    throughout, as on every CPU; a checkpoint is saved after each epoch and the last two are kept;
+    and there are 8 epochs, so that with the paper's C = T = 3 a mask is chosen twice and each is
+    held for 3. For trainings of fewer epochs count checkpoints in steps, with ``every``.
+
+    Examples
+    --------
+    >>> SendConfig(output_dir="out", every="50").drop_fraction
+    0.2
+    """
+
+    num_train_epochs: float = _option(8.0, "Number of passes over the training data.")
+    bf16: bool | None = _option(None, "Mixed precision in bfloat16; if unset, where it is fast.")
+    save_strategy: str = _option("epoch", "When to save: 'epoch', 'steps', 'best' or 'no'.")
+    save_total_limit: int | None = _option(2, "How many of the last checkpoints to keep.")
+
+    drop_fraction: float = _option(0.2, "Share of embedding indices to drop; 0: plain training.")
+    window: int = _option(3, "Checkpoints over which sensitivity is measured (C).")
+    hold: int = _option(3, "Checkpoints for which a choice of indices stays (T).")
+    every: str = _option("epoch", "A checkpoint: 'epoch', or a number of optimizer steps.")
+    layer: int = _option(PENULTIMATE, "Index into hidden_states of the layer watched and masked.")
+    pooling: str = _option("mean+last", "Of token states: 'mean+last', 'mean' or 'last'.")
+    aggregate: str = _option("per-input", "Over tracked inputs: 'per-input' or 'mean-first'.")
+    rescale: bool = _option(False, "Scale the indices that are kept by d / (d - dropped).")
+    tracking_fraction: float = _option(0.1, "Share of the training rows to track, if no others.")
+    score_prompts: int = _option(16, "Prompts scored at each checkpoint; 0: none.")
+    num_samples: int = _option(10, "Answers sampled to each of these prompts (K).")
+    max_new_tokens: int = _option(32, "Longest of these answers, in tokens.")
+    stop_loss: float | None = _option(None, "Stop when the loss stays within this, and:")
+    stop_score: float | None = _option(None, "when the mean EigenScore stays within this.")
+
+    def __post_init__(self) -> None:
+        """Choose the precision, then check everything as `SFTConfig` does."""
+        if self.bf16 is None:
+            self.bf16 = not (self.fp16 or self.use_cpu) and is_torch_bf16_gpu_available()
+        self.dataloader_pin_memory &= torch.accelerator.is_available()  # or PyTorch warns
+        # The switch has a new name in Transformers, which warns of TRL's default under the old one.
+        if getattr(self, "activation_checkpointing", False) is None:
+            self.activation_checkpointing = self.gradient_checkpointing
+        super().__post_init__()
+
+
+class SendTrainer(SFTTrainer):  # type: ignore[misc]  # mypy does not follow trl
+    """TRL's `SFTTrainer` with a `SendCallback`, which is its attribute ``send``.
+
+    Parameters
+    ----------
+    model : str or PreTrainedModel
+        A causal language model, or where it is.
+    args : SendConfig, optional
+        All settings.
+    train_dataset : datasets.Dataset
+        Columns ``text``, or ``prompt`` and ``completion``, or ``messages``.
+    tracking_dataset : datasets.Dataset, optional
+        Rows of the same shape that are not trained on. Without it ``args.tracking_fraction`` of the
+        training rows, chosen by ``args.seed``, are kept apart.
+    eval_dataset, processing_class, data_collator, callbacks, optimizers, quantization_config
+        As for `SFTTrainer`.
+    peft_config : PeftConfig, optional
+        As for `SFTTrainer`: train an adapter only.
+
+    Notes
+    -----
+    For other trainers, and for what this one does not take, add a `SendCallback` to them.
+    """
+
+    def __init__(
+        self,
+        model: str | PreTrainedModel,
+        args: SendConfig | None = None,
+        *,
+        train_dataset: Dataset,
+        tracking_dataset: Dataset | None = None,
+        eval_dataset: Dataset | dict[str, Dataset] | None = None,
+        processing_class: PreTrainedTokenizerBase | None = None,
+        data_collator: Any = None,
+        callbacks: list[TrainerCallback] | None = None,
+        optimizers: tuple[Any, Any] = (None, None),
+        quantization_config: BitsAndBytesConfig | None = None,
+        peft_config: PeftConfig | None = None,
+    ) -> None:
+        args = SendConfig() if args is None else args
+        if tracking_dataset is None:
+            train_dataset, tracking_dataset = split_tracking(
+                train_dataset, args.tracking_fraction, seed=args.seed
+            )
+        self.send = SendCallback(
+            tracking_dataset,
+            drop_fraction=args.drop_fraction,
+            window=args.window,
+            hold=args.hold,
+            every=args.every,
+            layer=args.layer,
+            pooling=args.pooling,
+            aggregate=args.aggregate,
+            rescale=args.rescale,
+            score_prompts=args.score_prompts,
+            num_samples=args.num_samples,
+            max_new_tokens=args.max_new_tokens,
+            stop_loss=args.stop_loss,
+            stop_score=args.stop_score,
+            max_length=args.max_length,
+            batch_size=args.per_device_eval_batch_size,
+            seed=args.seed,
+        )
+        super().__init__(
+            model,
+            args,
+            data_collator=data_collator,
+            train_dataset=train_dataset,
+            eval_dataset=eval_dataset,
+            processing_class=processing_class,
+            callbacks=callbacks,
+            optimizers=optimizers,
+            quantization_config=quantization_config,
+            peft_config=peft_config,
+        )
+        # First, so that progress bars and trackers see what it adds to the logs.
+        self.callback_handler.callbacks.insert(0, self.send)
+
+    def train(
+        self,
+        resume_from_checkpoint: str | Path | bool | None = None,
+        trial: Any = None,
+        ignore_keys_for_eval: list[str] | None = None,
+    ) -> Any:
+        """Train; True resumes from the last complete checkpoint in ``args.output_dir``.
+
+        Parameters
+        ----------
+        resume_from_checkpoint : str, Path or bool, optional
+            A checkpoint folder, or True. A folder that a killed process left half written is
+            passed over, which `Trainer` would not do.
+        trial, ignore_keys_for_eval
+            As for `Trainer.train`.
+
+        Returns
+        -------
+        TrainOutput
+
+        Raises
+        ------
+        ValueError
+            If there is nothing to resume from.
+        """
+        folder = resume_from_checkpoint or None
+        if folder is True:
+            folder = last_checkpoint(self.args.output_dir)
+            if folder is None:
+                msg = f"there is no complete checkpoint in {self.args.output_dir} to resume from."
+                raise ValueError(msg)
+        self.send.resume_from = folder
+        try:
+            return super().train(
+                None if folder is None else str(folder), trial, ignore_keys_for_eval
+            )
+        finally:
+            self.send.close()
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class SendResult:
+    """A trained model and the record of its training.
+
+    Attributes
+    ----------
+    model : nn.Module
+        In evaluation mode, without mask: what `transformers` would load after `save`.
+    processing_class : PreTrainedTokenizerBase
+        Its tokenizer.
+    history : list of dict
+        One row a checkpoint: see `SendCallback`.
+    """
+
+    model: nn.Module
+    processing_class: PreTrainedTokenizerBase
+    history: list[Row]
+
+    def to_pandas(self) -> DataFrame:
+        """Return the history as a table, one row a checkpoint."""
+        from pandas import DataFrame
+
+        return DataFrame(self.history)
+
+    def save(self, folder: str | Path) -> None:
+        """Write the model and its tokenizer as Transformers does, and ``send_history.json``.
+
+        Parameters
+        ----------
+        folder : str or Path
+            Made if it is not there.
+        """
+        model: Any = self.model
+        model.save_pretrained(folder)
+        self.processing_class.save_pretrained(folder)
+        (Path(folder) / "send_history.json").write_text(json.dumps(self.history, indent=1))
+
+    def plot_scores(self, *, ax: Axes | None = None) -> Axes:
+        """Plot EigenScore and loss over the checkpoints: `send.plotting.plot_history`."""
+        return plot_history(self.history, ax=ax)
+
+    def plot_sensitivity(self, *, ax: Axes | None = None) -> Axes:
+        """Plot the sensitivity of each index: `send.plotting.plot_sensitivity`."""
+        return plot_sensitivity(self.history, ax=ax)
+
+
+def train(
+    model: str | Path | PreTrainedModel,
+    train_dataset: Dataset | Sequence[Any] | str | Path,
+    *,
+    tracking_dataset: Dataset | Sequence[Any] | str | Path | None = None,
+    eval_dataset: Dataset | Sequence[Any] | str | Path | None = None,
+    config: SendConfig | None = None,
+    processing_class: PreTrainedTokenizerBase | None = None,
+    callbacks: list[TrainerCallback] | None = None,
+    peft_config: PeftConfig | None = None,
+    resume_from_checkpoint: str | Path | bool | None = None,
+) -> SendResult:
+    """Fine-tune a causal language model with Sensitivity Dropout.
+
+    Parameters
+    ----------
+    model : str, Path or PreTrainedModel
+        A model, which is changed, or where it is: a folder or a name on the hub.
+    train_dataset : datasets.Dataset, list of dict, list of str, str or Path
+        Rows with ``text``, or ``prompt`` and ``completion``, or ``messages``, or texts alone, or a
+        file of them: see `send.load_texts`.
+    tracking_dataset : as train_dataset, optional
+        Rows not to train on, by which sensitivity is measured. Without them a share of the training
+        rows is kept apart: ``config.tracking_fraction``.
+    eval_dataset : as train_dataset, optional
+        Rows that the trainer evaluates on, when ``config.eval_strategy`` says so.
+    config : SendConfig, optional
+        All settings; ``SendConfig(drop_fraction=0)`` is plain fine-tuning with the same record.
+    processing_class : PreTrainedTokenizerBase, optional
+        The tokenizer, if it is not where the model is.
+    callbacks, peft_config
+        As for TRL's `SFTTrainer`.
+    resume_from_checkpoint : str, Path or bool, optional
+        A checkpoint folder, or True for the last complete one in ``config.output_dir``.
+
+    Returns
+    -------
+    SendResult
+
+    Notes
+    -----
+    A falling mean EigenScore does not mean less hallucination; look at answers.
+
+    References
+    ----------
+    SenD (arXiv:2410.15460), Algorithm 2.
+    """
+    trainer = SendTrainer(
+        str(model) if isinstance(model, Path) else model,
+        config,
+        train_dataset=as_dataset(train_dataset),
+        tracking_dataset=None if tracking_dataset is None else as_dataset(tracking_dataset),
+        eval_dataset=None if eval_dataset is None else as_dataset(eval_dataset),
+        processing_class=processing_class,
+        callbacks=callbacks,
+        peft_config=peft_config,
+    )
+    trainer.train(resume_from_checkpoint)
+    return SendResult(
+        model=_plain(trainer.accelerator.unwrap_model(trainer.model)),
+        processing_class=trainer.processing_class,
+        history=trainer.send.history,
+    )
+
+
+def _plain(model: Any) -> nn.Module:
+    """Return the model in evaluation mode, with the forward method of its class again."""
+    # TRL and Accelerate put their own into the instance, bound to this very object: a copy of the
+    # model would go on computing with the weights of the original.
+    for module in {model, model.get_base_model() if hasattr(model, "get_base_model") else model}:
+        if not hasattr(module, "_hf_hook"):  # layers spread over devices need theirs
+            vars(module).pop("forward", None)
+            vars(module).pop("_original_forward", None)
+    plain: nn.Module = model.eval()
+    return plain

@@ -1,0 +1,252 @@
+"""Texts from files of every kind, errors that say what is wrong, and the split."""
+
+import json
+import os
+from pathlib import Path
+
+import datasets
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from send.data import as_dataset, load_texts, natural_spacing, split_tracking
+
+REAL = Path(os.environ.get("SPECDENS_DATA", Path(__file__).parents[3] / "shared" / "data"))
+
+TEXTS = ["Ada was born in Oslo.", "Bo is a baker."]
+CHAT = [
+    {"role": "user", "content": "Where was Ada born?"},
+    {"role": "assistant", "content": "In Oslo."},
+]
+WIKI = [
+    {
+        "title": "The Big Goodbye",
+        "sentences": [
+            '" The Big Goodbye " is the 12th episode of Star Trek : The Next Generation .',
+            "It first aired on January 11 , 1988 ( in the U.S. ) .",
+        ],
+    },
+    {
+        "title": "Speed",
+        "sentences": ["The car 's top speed is \" 1 @,@ 234 @.@ 5 km / h acc.", ', they say . "'],
+    },
+]
+WIKI_TEXTS = [
+    '"The Big Goodbye" is the 12th episode of Star Trek: The Next Generation. '
+    "It first aired on January 11, 1988 (in the U.S.).",
+    'The car\'s top speed is "1,234.5 km/h acc., they say."',
+]
+
+
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path, monkeypatch):
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+
+
+def write(path, content):
+    path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    return path
+
+
+def lines(rows):
+    return "".join(json.dumps(row) + "\n" for row in rows)
+
+
+@pytest.mark.parametrize("name", ["t.json", "lines.json", "t.jsonl", "t.csv", "t.parquet"])
+def test_text_from_every_kind_of_file(tmp_path, name):
+    path = tmp_path / name
+    rows = datasets.Dataset.from_dict({"id": [7, 8], "text": TEXTS})
+    if name == "t.json":
+        write(path, json.dumps(list(rows), indent=2))
+    elif name == "t.csv":
+        rows.to_csv(path)
+    elif name == "t.parquet":
+        rows.to_parquet(path)
+    else:
+        write(path, lines(rows))
+    loaded = load_texts(path)
+    assert loaded.to_dict() == {"text": TEXTS}
+
+
+def test_prompt_and_completion(tmp_path):
+    rows = [{"completion": "Oslo", "prompt": "Where?", "source": "x"}]
+    loaded = load_texts(write(tmp_path / "t.jsonl", lines(rows)))
+    assert list(loaded) == [{"prompt": "Where?", "completion": "Oslo"}]
+
+
+def test_messages(tmp_path):
+    loaded = load_texts(write(tmp_path / "t.jsonl", lines([{"messages": CHAT, "n": 1}])))
+    assert list(loaded) == [{"messages": CHAT}]
+
+
+def test_wiki_sentences_become_text(tmp_path):
+    loaded = load_texts(str(write(tmp_path / "wiki.json", json.dumps(WIKI, indent=4))))
+    assert loaded.to_dict() == {"text": WIKI_TEXTS}
+
+
+def test_real_articles():
+    path = REAL / "wiki" / "wiki_valid.json"
+    if not path.is_file():
+        pytest.skip(f"{path} is not there")
+    loaded = load_texts(path, limit=300)
+    assert len(loaded) == 300
+    assert loaded.column_names == ["text"]
+    joined = " ".join(loaded["text"])
+    assert not any(stray in joined for stray in (" ,", " . ", "( ", " )", "@-@"))
+
+
+def test_limit(tmp_path):
+    path = write(tmp_path / "t.jsonl", lines({"text": str(i)} for i in range(5)))
+    assert load_texts(path, limit=2)["text"][:] == ["0", "1"]
+    assert len(load_texts(path, limit=99)) == 5
+    with pytest.raises(ValueError, match="limit is 0"):
+        load_texts(path, limit=0)
+
+
+def test_a_folder_and_its_splits(tmp_path):
+    folder = tmp_path / "data"
+    folder.mkdir()
+    write(folder / "train.jsonl", lines([{"text": "a"}]))
+    write(folder / "test.jsonl", lines([{"text": "b"}]))
+    assert load_texts(folder)["text"][:] == ["a"]
+    assert load_texts(folder, split="test")["text"][:] == ["b"]
+
+
+def test_a_name_goes_to_the_hub(monkeypatch):
+    asked = {}
+
+    def load_dataset(name, **options):
+        asked.update(name=name, **options)
+        return datasets.Dataset.from_dict({"text": TEXTS})
+
+    monkeypatch.setattr(datasets, "load_dataset", load_dataset)
+    assert load_texts("someone/texts", split="validation")["text"][:] == TEXTS
+    assert asked == {"name": "someone/texts", "split": "validation"}
+
+
+def test_a_name_that_cannot_be_reached(monkeypatch):
+    def load_dataset(name, **_):
+        msg = f"Couldn't reach {name!r} on the Hub"
+        raise ConnectionError(msg)
+
+    monkeypatch.setattr(datasets, "load_dataset", load_dataset)
+    with pytest.raises(FileNotFoundError, match="'someone/texts' is neither a file, nor a folder"):
+        load_texts("someone/texts")
+
+
+def test_empty_rows_are_left_out_and_said_so(tmp_path, caplog):
+    path = write(tmp_path / "t.jsonl", lines([{"text": ""}, {"text": "a"}, {"text": None}]))
+    assert load_texts(path)["text"][:] == ["a"]
+    assert "left out 2 empty rows" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("t.jsonl", '{"text": "a"}\n\n{"text": "b"\n{"text": "c"}\n', "broken JSON in line 3"),
+        ("t.json", '[{"text": "a"},\n {"text": "b"\n', "broken JSON in line 3"),
+        ("t.jsonl", "", "is empty"),
+        ("t.csv", "", "is empty"),
+        ("t.json", "[]", "no data"),
+        ("t.csv", "text,label\na,1\nb,2,3,4\n", "line 3"),
+        ("t.csv", b"text\n\xe9\n", "utf-8"),
+        ("t.jsonl", b'{"text": "\xe9"}\n', "utf-8"),
+        ("t.parquet", "not parquet", "arquet"),
+        ("t.txt", "hello", "ends in '.txt'; expected one of .json, .jsonl, .csv, .parquet"),
+        ("t.jsonl", '{"body": "a", "id": 1}\n', "has the columns body, id; expected text"),
+        ("t.jsonl", '{"prompt": "a"}\n', "has the columns prompt; expected text"),
+        ("t.csv", "text\n1\n2\n", "column text of .* holds int64; expected text"),
+        ("t.jsonl", '{"text": ""}\n', "no row of text in text"),
+    ],
+)
+def test_errors_are_one_line_that_says_what_is_wrong(tmp_path, name, content, message):
+    path = write(tmp_path / name, content)
+    with pytest.raises(ValueError, match=message) as caught:
+        load_texts(path)
+    assert str(path) in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_missing_file(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"there is no file .*missing\.jsonl"):
+        load_texts(tmp_path / "missing.jsonl")
+
+
+@pytest.mark.parametrize(
+    ("tokens", "text"),
+    [
+        ("a long @-@ term plan .", "a long-term plan."),
+        ("1 @,@ 234 @.@ 5 people", "1,234.5 people"),
+        ("It 's Nick Jonas ' song .", "It's Nick Jonas ' song."),
+        ("( born 17 October 1974 )", "(born 17 October 1974)"),
+        ('called " Galaxy Glue " and " Once " .', 'called "Galaxy Glue" and "Once".'),
+        ("US $ 60 million , or 10 % of £ 5", "US $60 million, or 10% of £5"),
+        ("adjutant / quartermaster ; 233 km / h", "adjutant/quartermaster; 233 km/h"),
+        ("29 – 46 , see [ note 1 ]", "29 – 46, see [note 1]"),
+        ('( " We , who are " )', '("We, who are")'),
+        ("What ? No !", "What? No!"),
+        ("", ""),
+    ],
+)
+def test_natural_spacing(tokens, text):
+    assert natural_spacing(tokens) == text
+
+
+@given(st.text(st.characters(categories=["L", "N"]), min_size=1), st.integers(1, 5))
+def test_natural_spacing_leaves_words_alone(word, times):
+    sentence = " ".join([word] * times)
+    assert natural_spacing(sentence) == sentence
+
+
+def test_every_form_of_rows_becomes_a_data_set(tmp_path):
+    rows = [{"text": text} for text in TEXTS]
+    path = write(tmp_path / "t.jsonl", lines(rows))
+    for data in (TEXTS, rows, path, str(path), datasets.Dataset.from_list(rows)):
+        assert list(as_dataset(data)) == rows
+
+
+def test_a_data_set_with_tokens_passes():
+    tokens = datasets.Dataset.from_dict({"input_ids": [[1, 2]]})
+    assert as_dataset(tokens) is tokens
+
+
+@pytest.mark.parametrize("data", [3, {"text": ["a"]}, [1, 2], ["a", {"text": "b"}]])
+def test_other_things_are_refused(data):
+    with pytest.raises(TypeError, match=r"expected a datasets\.Dataset, a list of dicts"):
+        as_dataset(data)
+
+
+@pytest.mark.parametrize("data", [[], datasets.Dataset.from_dict({"text": []})])
+def test_no_rows_are_refused(data):
+    with pytest.raises(ValueError, match="no row"):
+        as_dataset(data)
+
+
+@settings(max_examples=25)
+@given(st.integers(2, 60), st.floats(0.01, 0.99), st.integers(0, 5))
+def test_split_is_disjoint_complete_and_never_empty(rows, fraction, seed):
+    whole = as_dataset([{"text": str(i)} for i in range(rows)])
+    train, tracking = split_tracking(whole, fraction, seed=seed)
+    assert sorted([*train["text"], *tracking["text"]]) == sorted(whole["text"])
+    assert min(len(train), len(tracking)) >= 1
+    assert abs(len(tracking) - fraction * rows) <= 1
+    again = split_tracking(whole, fraction, seed=seed)[1]
+    assert tracking["text"][:] == again["text"][:]
+
+
+def test_split_is_shuffled_by_the_seed():
+    whole = as_dataset([str(i) for i in range(100)])
+    first, second = (split_tracking(whole, seed=seed)[1]["text"][:] for seed in (0, 1))
+    assert first != second
+    assert first != whole["text"][:10]
+
+
+@pytest.mark.parametrize("fraction", [0, 1, -0.1, 1.5])
+def test_split_refuses_a_fraction_out_of_range(fraction):
+    with pytest.raises(ValueError, match="0 < fraction < 1"):
+        split_tracking(as_dataset(TEXTS), fraction)
+
+
+def test_split_refuses_a_single_row():
+    with pytest.raises(ValueError, match="1 row cannot be split"):
+        split_tracking(as_dataset(TEXTS[:1]))

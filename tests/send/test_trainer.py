@@ -1,0 +1,464 @@
+"""send.train, SendTrainer and SendConfig on TRL's trainer."""
+
+import copy
+import dataclasses
+import gc
+import inspect
+import json
+import shutil
+import subprocess
+import sys
+
+import pytest
+import torch
+from datasets import Dataset
+from matplotlib.figure import Figure
+from peft import LoraConfig
+from transformers import AutoModelForCausalLM, AutoTokenizer, HfArgumentParser, TrainerCallback
+from trl import SFTConfig, TrlParser
+
+from send.callback import SendCallback
+from send.checkpoint import STATE_FILE, read_state
+from send.data import split_tracking
+from send.hidden import HiddenTap, block_at
+from send.tracking import IGNORED, read_rows
+from send.trainer import SendConfig, SendTrainer, train
+
+pytestmark = [
+    # PEFT and TRL read attributes that Transformers has renamed.
+    pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`:FutureWarning"),
+    pytest.mark.filterwarnings("ignore:`gradient_checkpointing:FutureWarning"),
+]
+
+NAMES = ["Ada", "Bo", "Cyn", "Dag", "Eve", "Finn", "Gil", "Hana"]
+CITIES = ["Oslo", "Lima", "Cairo", "Kyoto", "Quito"]
+TEXTS = [f"{name} was born in {city} ." for name in NAMES for city in CITIES]
+TEMPLATE = (
+    "{% for m in messages %}{{ 'question :' if m.role == 'user' else 'answer :' }} {{ m.content }} "
+    "<eos> {% endfor %}{% if add_generation_prompt %}answer :{% endif %}"
+)
+EPOCH = 9  # steps, of 36 rows that are trained on
+IDS = torch.tensor([[3, 4, 5, 6, 7]])
+
+
+@pytest.fixture(autouse=True, scope="module")
+def quick_garbage_collection():
+    """Trainer collects garbage before it trains; what is imported need not be looked at again."""
+    gc.freeze()
+    yield
+    gc.unfreeze()
+
+
+@pytest.fixture(autouse=True)
+def no_telemetry(monkeypatch):
+    monkeypatch.setenv("CI", "1")  # TRL reports nothing then
+
+
+def config(folder, **options):
+    quick = {
+        "num_train_epochs": 3,
+        "per_device_train_batch_size": 4,
+        "learning_rate": 1e-2,
+        "logging_steps": 3,
+        "save_strategy": "no",
+        "disable_tqdm": True,
+        "use_cpu": True,
+        "gradient_checkpointing": False,
+        "score_prompts": 2,
+        "num_samples": 3,
+        "max_new_tokens": 2,
+    }
+    return SendConfig(str(folder), **{**quick, **options})
+
+
+def logits(model):
+    with torch.no_grad():
+        return model(IDS).logits
+
+
+def test_train_gives_model_history_and_plots(tiny_model, tokenizer, tmp_path):
+    before = copy.deepcopy(tiny_model.state_dict())
+    result = train(tiny_model, TEXTS, config=config(tmp_path), processing_class=tokenizer)
+    assert result.model is tiny_model
+    assert not result.model.training
+    assert not any(module._forward_hooks for module in result.model.modules())
+    assert list(result.model.state_dict()) == list(before)
+    assert any(not torch.equal(v, before[k]) for k, v in result.model.state_dict().items())
+    assert [row["step"] for row in result.history] == [0, EPOCH, 2 * EPOCH, 3 * EPOCH]
+    assert result.history[2]["masked"] == result.history[3]["masked"] != []
+    assert result.history[3]["tracking_loss"] < result.history[0]["tracking_loss"]
+    table = result.to_pandas()
+    assert table["tracking_loss"].tolist() == [row["tracking_loss"] for row in result.history]
+    ax = Figure().subplots()
+    assert result.plot_scores(ax=ax) is ax
+    assert result.plot_sensitivity(ax=ax) is ax
+
+
+def test_what_is_saved_loads_in_plain_transformers(tiny_model, tokenizer, tmp_path):
+    result = train(tiny_model, TEXTS, config=config(tmp_path), processing_class=tokenizer)
+    result.save(tmp_path / "final")
+    loaded = AutoModelForCausalLM.from_pretrained(tmp_path / "final").eval()
+    assert torch.equal(logits(loaded), logits(result.model))
+    words = AutoTokenizer.from_pretrained(tmp_path / "final")
+    assert words(TEXTS[0])["input_ids"] == tokenizer(TEXTS[0])["input_ids"]
+    assert json.loads((tmp_path / "final" / "send_history.json").read_text()) == result.history
+
+
+def test_the_model_computes_by_its_own_class_again(tiny_model, tokenizer, tmp_path):
+    """TRL's replacement of forward is bound to the original: a copy would use its weights."""
+    result = train(tiny_model, TEXTS, config=config(tmp_path), processing_class=tokenizer)
+    twin = copy.deepcopy(result.model)
+    expected = logits(twin)
+    with torch.no_grad():
+        for parameter in result.model.parameters():
+            parameter.zero_()
+    assert torch.equal(logits(twin), expected)
+    assert "forward" not in vars(result.model)
+
+
+def test_train_reads_models_and_data_from_files(tiny_model, tokenizer, tmp_path):
+    tiny_model.save_pretrained(tmp_path / "model")
+    tokenizer.save_pretrained(tmp_path / "model")
+    file = tmp_path / "texts.jsonl"
+    file.write_text("".join(json.dumps({"text": text}) + "\n" for text in TEXTS))
+    from_files = train(tmp_path / "model", file, config=config(tmp_path / "a"))
+    given = train(tiny_model, TEXTS, config=config(tmp_path / "b"), processing_class=tokenizer)
+    assert from_files.history == given.history
+    assert torch.equal(logits(from_files.model), logits(given.model))
+
+
+def test_the_same_seed_gives_the_same_and_another_one_does_not(tiny_model, tokenizer, tmp_path):
+    runs = [
+        train(
+            copy.deepcopy(tiny_model),
+            TEXTS,
+            config=config(tmp_path, seed=seed),
+            processing_class=tokenizer,
+        )
+        for seed in (1, 1, 2)
+    ]
+    assert runs[0].history == runs[1].history
+    assert torch.equal(logits(runs[0].model), logits(runs[1].model))
+    assert runs[0].history[1]["tracking_loss"] != runs[2].history[1]["tracking_loss"]
+
+
+def test_without_a_tracking_set_a_share_is_kept_apart(tiny_model, tokenizer, tmp_path):
+    whole = Dataset.from_dict({"text": TEXTS})
+    settings = config(tmp_path, seed=7, tracking_fraction=0.25)
+    trainer = SendTrainer(tiny_model, settings, train_dataset=whole, processing_class=tokenizer)
+    rest, tracked = split_tracking(whole, 0.25, seed=7)
+    assert trainer.send.tracking_dataset["text"][:] == tracked["text"][:]
+    assert len(trainer.train_dataset) == len(rest) == 30
+    written = {tokenizer.decode(ids) for ids in trainer.train_dataset["input_ids"]}
+    assert not written & {f"{text} <eos>" for text in tracked["text"]}
+
+
+def test_a_given_tracking_set_leaves_all_rows_to_train_on(tiny_model, tokenizer, tmp_path):
+    result = train(
+        tiny_model,
+        TEXTS[:36],
+        tracking_dataset=TEXTS[36:],
+        eval_dataset=TEXTS[36:],
+        config=config(tmp_path, eval_strategy="epoch"),
+        processing_class=tokenizer,
+    )
+    assert [row["step"] for row in result.history] == [0, EPOCH, 2 * EPOCH, 3 * EPOCH]
+
+
+SHAPES = {
+    "text": [{"text": text} for text in TEXTS],
+    "completion": [
+        {"prompt": f"where was {name} born ?", "completion": f" {city} ."}
+        for name in NAMES for city in CITIES
+    ],
+    "messages": [
+        {"messages": [{"role": "user", "content": f"where was {name} born ?"},
+                      {"role": "assistant", "content": city}]}
+        for name in NAMES for city in CITIES
+    ],
+    "chat completion": [
+        {"prompt": [{"role": "user", "content": f"where was {name} born ?"}],
+         "completion": [{"role": "assistant", "content": city}]}
+        for name in NAMES for city in CITIES
+    ],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_tracked_rows_have_the_tokens_and_labels_that_trained_ones_have(
+    tiny_model, tokenizer, tmp_path, shape
+):
+    tokenizer.chat_template = TEMPLATE
+    rows = SHAPES[shape]
+    trainer = SendTrainer(
+        tiny_model,
+        config(tmp_path, max_length=12),
+        train_dataset=Dataset.from_list(rows),
+        tracking_dataset=Dataset.from_list(rows),
+        processing_class=tokenizer,
+    )
+    tracked = read_rows(rows, tokenizer, max_length=12)
+    assert [row.input_ids for row in tracked] == trainer.train_dataset["input_ids"][:]
+    assert [row.labels for row in tracked] == trainer.train_dataset["labels"][:]
+    batch = trainer.data_collator([trainer.train_dataset[i] for i in range(4)])
+    pads = batch["attention_mask"] == 0
+    assert (batch["labels"][pads] == IGNORED).all()
+    trainer.train()
+    assert trainer.send.history[-1]["masked"]
+
+
+def test_only_completions_are_trained_on(tiny_model, tokenizer, tmp_path):
+    trainer = SendTrainer(
+        tiny_model,
+        config(tmp_path),
+        train_dataset=Dataset.from_list(SHAPES["completion"]),
+        processing_class=tokenizer,
+    )
+    for row in trainer.train_dataset:
+        counted = [i for i in row["labels"] if i != IGNORED]
+        assert tokenizer.decode(counted).split()[0] in CITIES
+        assert tokenizer.decode(counted).endswith(". <eos>")
+
+
+class Witness(TrainerCallback):
+    """Notes, at each step, which indices of the watched block's output are zero in training."""
+
+    def __init__(self):
+        self.zeros = []
+
+    def on_step_begin(self, args, state, control, model, **_):
+        self.tap = HiddenTap(model).__enter__()
+
+    def on_pre_optimizer_step(self, args, state, control, **_):
+        self.tap.__exit__(None, None, None)
+        dead = (self.tap.states == 0).all(dim=(0, 1))
+        self.zeros.append(torch.nonzero(dead).flatten().tolist())
+
+
+@pytest.mark.parametrize("checkpointing", [False, True])
+def test_the_mask_is_on_in_trl_training(tiny_model, tokenizer, tmp_path, checkpointing):
+    witness = Witness()
+    result = train(
+        tiny_model,
+        TEXTS,
+        config=config(tmp_path, gradient_checkpointing=checkpointing),
+        processing_class=tokenizer,
+        callbacks=[witness],
+    )
+    mask = result.history[2]["masked"]
+    assert witness.zeros == [[]] * (2 * EPOCH) + [mask] * EPOCH
+
+
+def test_measurements_are_logged_for_callbacks_and_trackers(tiny_model, tokenizer, tmp_path):
+    seen = []
+
+    class Tracker(TrainerCallback):
+        def on_log(self, args, state, control, logs, **_):
+            seen.append(logs.get("send/checkpoint"))
+
+    train(
+        tiny_model,
+        TEXTS,
+        config=config(tmp_path, logging_steps=EPOCH),
+        processing_class=tokenizer,
+        callbacks=[Tracker()],
+    )
+    assert seen[:3] == [1, 2, 3]
+
+
+def test_an_adapter_alone_is_trained(tiny_model, tokenizer, tmp_path):
+    base = copy.deepcopy(tiny_model.state_dict())
+    adapter = LoraConfig(r=2, target_modules=["query_key_value"], task_type="CAUSAL_LM")
+    result = train(
+        tiny_model, TEXTS, config=config(tmp_path), processing_class=tokenizer, peft_config=adapter
+    )
+    assert result.history[-1]["masked"]
+    twin = copy.deepcopy(result.model)
+    assert torch.equal(logits(twin), logits(result.model))
+    inner = result.model.unload()
+    assert "forward" not in vars(inner)
+    for name, value in base.items():
+        assert torch.equal(inner.state_dict()[name], value)
+
+
+class Stopped(Exception):
+    """What ends a training early."""
+
+
+class StopAt(TrainerCallback):
+    def __init__(self, step):
+        self.step = step
+
+    def on_step_begin(self, args, state, control, **_):
+        if state.global_step == self.step:
+            raise Stopped
+
+
+def test_stopped_and_resumed_it_ends_as_if_unbroken(tiny_model, tokenizer, tmp_path):
+    def run(folder, *callbacks, resume=None):
+        settings = config(
+            folder,
+            num_train_epochs=5,
+            save_strategy="epoch",
+            logging_steps=1,
+            save_total_limit=None,
+        )
+        return train(
+            copy.deepcopy(tiny_model),
+            TEXTS,
+            config=settings,
+            processing_class=tokenizer,
+            callbacks=list(callbacks),
+            resume_from_checkpoint=resume,
+        )
+
+    unbroken, broken = tmp_path / "unbroken", tmp_path / "broken"
+    whole = run(unbroken)
+    with pytest.raises(Stopped):
+        run(broken, StopAt(4 * EPOCH - 2))
+    half_written = broken / f"checkpoint-{4 * EPOCH - 2}"
+    shutil.copytree(broken / f"checkpoint-{3 * EPOCH}", half_written)
+    (half_written / STATE_FILE).unlink()
+    resumed = run(broken, resume=True)
+
+    assert resumed.history == whole.history
+    assert resumed.history[-1]["masked"]
+    for name, value in whole.model.state_dict().items():
+        assert torch.equal(value, resumed.model.state_dict()[name]), name
+    states = [read_state(folder / f"checkpoint-{5 * EPOCH}") for folder in (unbroken, broken)]
+    assert (states[0].embeddings == states[1].embeddings).all()
+    optimizers = [
+        torch.load(folder / f"checkpoint-{5 * EPOCH}" / "optimizer.pt")["state"]
+        for folder in (unbroken, broken)
+    ]
+    for index, moments in optimizers[0].items():
+        for name, value in moments.items():
+            assert torch.equal(value, optimizers[1][index][name])
+
+
+def test_a_checkpoint_can_be_named_and_be_anywhere(tiny_model, tokenizer, tmp_path):
+    def run(folder, resume=None):
+        settings = config(folder, save_strategy="epoch", logging_steps=1, save_total_limit=None)
+        return train(
+            copy.deepcopy(tiny_model),
+            TEXTS,
+            config=settings,
+            processing_class=tokenizer,
+            resume_from_checkpoint=resume,
+        )
+
+    whole = run(tmp_path / "first")
+    moved = shutil.move(tmp_path / "first" / f"checkpoint-{2 * EPOCH}", tmp_path / "moved")
+    resumed = run(tmp_path / "second", resume=moved)
+    assert resumed.history == whole.history
+    assert torch.equal(logits(resumed.model), logits(whole.model))
+
+
+def test_nothing_to_resume_from(tiny_model, tokenizer, tmp_path):
+    with pytest.raises(ValueError, match="no complete checkpoint in"):
+        train(
+            tiny_model,
+            TEXTS,
+            config=config(tmp_path),
+            processing_class=tokenizer,
+            resume_from_checkpoint=True,
+        )
+
+
+def test_no_hook_remains_after_an_exception(tiny_model, tokenizer, tmp_path):
+    with pytest.raises(Stopped):
+        train(
+            tiny_model,
+            TEXTS,
+            config=config(tmp_path),
+            processing_class=tokenizer,
+            callbacks=[StopAt(2 * EPOCH + 2)],
+        )
+    assert not block_at(tiny_model)._forward_hooks
+
+
+def test_defaults_are_the_papers(tmp_path):
+    default = SendConfig(str(tmp_path))
+    assert (default.drop_fraction, default.window, default.hold, default.every, default.layer) == (
+        0.2, 3, 3, "epoch", -2,
+    )  # fmt: skip
+    assert (default.stop_loss, default.stop_score, default.report_to) == (None, None, [])
+    assert default.save_strategy == "epoch"
+
+
+@pytest.mark.parametrize(
+    ("machine", "options", "expected"),
+    [
+        (False, {}, False),
+        (True, {}, True),
+        (True, {"fp16": True}, False),
+        (True, {"use_cpu": True}, False),
+        (True, {"bf16": False}, False),
+        (False, {"bf16": True, "use_cpu": True}, True),
+    ],
+)
+def test_precision_is_what_the_machine_has(tmp_path, monkeypatch, machine, options, expected):
+    for module in ("send.trainer", "transformers.training_args"):
+        monkeypatch.setattr(f"{module}.is_torch_bf16_gpu_available", lambda: machine)
+    assert SendConfig(str(tmp_path), **options).bf16 is expected
+
+
+def test_the_machine_without_accelerator_trains_without_a_warning(tiny_model, tokenizer, tmp_path):
+    """On a CPU that is not asked for, too: warnings are errors here."""
+    settings = config(tmp_path, use_cpu=False, num_train_epochs=1)
+    assert settings.dataloader_pin_memory is torch.accelerator.is_available()
+    result = train(tiny_model, TEXTS, config=settings, processing_class=tokenizer)
+    assert len(result.history) == 2
+
+
+def test_every_option_of_the_callback_is_one_of_the_config_and_has_help():
+    inherited = {f.name for f in dataclasses.fields(SFTConfig)}
+    ours = {f.name: f for f in dataclasses.fields(SendConfig) if f.name not in inherited}
+    of_callback = set(inspect.signature(SendCallback).parameters)
+    set_otherwise = {"tracking_dataset", "max_length", "batch_size", "seed", "resume_from"}
+    assert ours.keys() - {"tracking_fraction"} == of_callback - set_otherwise
+    for option in ours.values():
+        assert option.metadata["help"].endswith((".", ":"))
+        assert "%" not in option.metadata["help"]
+
+
+def test_options_come_from_the_command_line(tmp_path):
+    words = f"--output_dir {tmp_path} --every 50 --drop_fraction 0.3 --layer -3 --stop_loss 0.01"
+    (parsed,) = HfArgumentParser(SendConfig).parse_args_into_dataclasses(words.split())
+    assert (parsed.every, parsed.drop_fraction, parsed.layer) == ("50", 0.3, -3)
+    assert (parsed.stop_loss, parsed.stop_score, parsed.num_train_epochs) == (0.01, None, 8.0)
+    assert HfArgumentParser(SendConfig).format_help()
+
+
+def test_options_come_from_a_file(tmp_path):
+    file = tmp_path / "config.yaml"
+    file.write_text(f"output_dir: {tmp_path}\nevery: 50\nhold: 2\nrescale: true\nuse_cpu: true\n")
+    words = ["--config", str(file), "--window", "4"]
+    (parsed,) = TrlParser(SendConfig).parse_args_and_config(words)
+    assert (int(parsed.every), parsed.hold, parsed.rescale, parsed.window) == (50, 2, True, 4)
+    assert parsed.bf16 is False
+
+
+def test_every_from_a_file_counts_steps(tiny_model, tokenizer, tmp_path):
+    settings = config(tmp_path, every=5, num_train_epochs=1)
+    result = train(tiny_model, TEXTS, config=settings, processing_class=tokenizer)
+    assert [row["step"] for row in result.history] == [0, 5]
+
+
+def test_stopping_reaches_the_callback(tiny_model, tokenizer, tmp_path):
+    settings = config(tmp_path, stop_loss=1e9, stop_score=1e9, num_train_epochs=9)
+    result = train(tiny_model, TEXTS, config=settings, processing_class=tokenizer)
+    assert len(result.history) == 3
+
+
+def test_wrong_data_are_refused(tiny_model, tokenizer, tmp_path):
+    with pytest.raises(TypeError, match="the data are a int"):
+        train(tiny_model, 3, config=config(tmp_path), processing_class=tokenizer)
+
+
+def test_importing_send_is_light():
+    code = (
+        "import sys, send; print([m for m in ('torch', 'trl', 'matplotlib') if m in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
