@@ -46,7 +46,7 @@ def summed(
         return Estimate(converged=not flags, flags=flags, **shared)
     stderr = n * standard_error(truncated.values, probes, truncated.spread)
     bias = n * truncated.bias
-    negligible = max(stderr, 1e-10 * abs(value))
+    negligible = n * truncated.rounding + max(stderr, 1e-8 * abs(value))
     return Estimate(
         stderr=stderr,
         bias_bound=bias,

@@ -41,6 +41,8 @@ class Truncated:
     bias : float
         Of the mean, in the same units.
     rigorous : bool
+    rounding : float
+        The part of the bias that is rounding in the precision of A, which no moments reduce.
     spread : float
         The variance of f under the mean spectral measure, for the plug-in variance.
     """
@@ -49,6 +51,7 @@ class Truncated:
     bias: float
     rigorous: bool
     spread: float
+    rounding: float = 0.0
 
 
 def integrate_factors(
@@ -73,7 +76,7 @@ def integrate_factors(
     values, spread = _integrals(rules, f, low)
     rounding = 100 * unit * float(np.mean(np.abs(values))) if len(values) else 0.0
     if not np.all(np.isfinite(values)) or all(factor.residual == 0 for factor in factors):
-        return Truncated(values, rounding, rigorous=True, spread=spread)
+        return Truncated(values, rounding, True, spread, rounding)
     end = _bracketing_end(f, known)
     if end is not None:
         opposite = _radau_values(factors, f, end)
@@ -81,11 +84,11 @@ def integrate_factors(
             # The truth of each probe lies between the two rules: their mean errs by half the gap.
             gap = abs(float(np.mean(values - opposite)))
             middle = (values + opposite) / 2
-            return Truncated(middle, gap / 2 + rounding, rigorous=True, spread=spread)
+            return Truncated(middle, gap / 2 + rounding, True, spread, rounding)
     bias = _extrapolated(factors, values, f)
     if f.name == "log":
         bias = _against_floor(bias, factors, rules, values, f, unit)
-    return Truncated(values, bias + rounding, rigorous=False, spread=spread)
+    return Truncated(values, bias + rounding, False, spread, rounding)
 
 
 def _integrals(rules: list[Rule], f: ScalarFunction, low: float) -> tuple[Host, float]:

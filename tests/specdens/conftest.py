@@ -10,6 +10,7 @@ import array_api_strict
 import numpy as np
 import pytest
 import torch
+
 from specdens._arrays import namespace
 
 

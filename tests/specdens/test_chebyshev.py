@@ -5,6 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from scipy.integrate import quad
+
 from specdens.chebyshev import (
     KERNELS,
     cumulative_weights,
@@ -16,7 +17,6 @@ from specdens.chebyshev import (
     to_unit,
     width,
 )
-
 from tests.specdens import naive
 
 

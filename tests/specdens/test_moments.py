@@ -4,13 +4,13 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
 from specdens import aslinearoperator
 from specdens._arrays import to_host
 from specdens.lanczos import NotHermitianError
 from specdens.moments import EscapeError, chebyshev_moments
 from specdens.operators import Counting
 from specdens.testing import with_spectrum
-
 from tests.specdens import naive
 
 EIGENVALUES = np.linspace(-2, 5, 20)

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import scipy.sparse as sp
 import torch
+
 from specdens import Gram, Scaled, Shifted, Sum, aslinearoperator
 from specdens._arrays import to_host
 from specdens.operators import Adjoint, Counting

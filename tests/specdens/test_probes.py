@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
 from specdens._arrays import namespace, to_host
 from specdens._probes import gaussian, key_of, make_probes, philox, signs
-
 from tests.specdens import naive
 
 WORD = 0xFFFFFFFF

@@ -1,14 +1,14 @@
-"""Gauss and Gauss-Radau rules: degree of exactness, and the brackets that signs of derivatives give."""
+"""Gauss and Gauss-Radau rules: degree of exactness, and brackets from signs of derivatives."""
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
 from specdens import aslinearoperator
 from specdens.lanczos import bidiagonalize, tridiagonalize
 from specdens.quadrature import gauss, radau
 from specdens.testing import with_spectrum
-
 from tests.specdens import naive
 
 EIGENVALUES = np.geomspace(0.1, 10, 30)
