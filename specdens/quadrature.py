@@ -14,7 +14,7 @@ import numpy as np
 
 from specdens.lanczos import Bidiagonal, Tridiagonal
 
-__all__ = ["Rule", "gauss", "radau"]
+__all__ = ["Rule", "gauss", "radau", "ritz_pairs"]
 
 Host: TypeAlias = np.ndarray[Any, Any]
 
@@ -42,6 +42,19 @@ def gauss(factor: Tridiagonal | Bidiagonal) -> Rule:
     if isinstance(factor, Bidiagonal):
         return _singular(factor)
     return _symmetric(factor.diagonal, factor.off_diagonal)
+
+
+def ritz_pairs(factor: Tridiagonal) -> tuple[Host, Host]:
+    """Return Ritz values, ascending, and the last components of their vectors.
+
+    ``|beta_m s_mi|`` is the norm of the residual of pair i.
+    """
+    from scipy.linalg import eigh_tridiagonal
+
+    if len(factor.diagonal) == 1:
+        return factor.diagonal.copy(), np.ones(1)
+    values, vectors = eigh_tridiagonal(factor.diagonal, factor.off_diagonal)
+    return values, vectors[-1]
 
 
 def _symmetric(diagonal: Host, off_diagonal: Host) -> Rule:

@@ -32,6 +32,8 @@ class ScalarFunction:
         The end at which a Gauss-Radau node gives the bound opposite to Gauss's, if it does.
     pole : bool
         Whether it is infinite at 0.
+    degree : int or None
+        Of a polynomial.
     own : bool
         Whether it is the caller's, so that nothing is known of it.
     """
@@ -41,6 +43,7 @@ class ScalarFunction:
     domain: str = "real"
     bracket: str | None = None
     pole: bool = False
+    degree: int | None = None
     own: bool = False
 
     def on_host(self, x: Host) -> Host:
@@ -80,7 +83,7 @@ NAMED = {
     "inv": ScalarFunction("inv", lambda _, x: 1 / x, "real", "low", pole=True),
     "sqrt": ScalarFunction("sqrt", lambda xp, x: xp.sqrt(x), "nonnegative", "low"),
     "xlogx": ScalarFunction("xlogx", _xlogx, "nonnegative", "low"),
-    "square": ScalarFunction("square", lambda _, x: x * x, "real", "high"),
+    "square": ScalarFunction("square", lambda _, x: x * x, "real", "high", degree=2),
 }
 
 

@@ -75,7 +75,10 @@ def integrate_factors(
     low = max(low, 0.0) if f.domain == "nonnegative" else low
     values, spread = _integrals(rules, f, low)
     rounding = 100 * unit * float(np.mean(np.abs(values))) if len(values) else 0.0
-    if not np.all(np.isfinite(values)) or all(factor.residual == 0 for factor in factors):
+    steps = min(len(factor.diagonal) for factor in factors)
+    polynomial = f.degree is not None and f.degree <= 2 * steps - 1
+    ended = all(factor.residual == 0 for factor in factors)
+    if polynomial or ended or not np.all(np.isfinite(values)):
         return Truncated(values, rounding, True, spread, rounding)
     end = _bracketing_end(f, known)
     if end is not None:
