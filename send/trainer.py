@@ -288,6 +288,11 @@ def train(
     -------
     SendResult
 
+    Raises
+    ------
+    ValueError
+        If the rows have none of these columns, or there is nothing to resume from.
+
     Notes
     -----
     A falling mean EigenScore does not mean less hallucination; look at answers.
@@ -295,6 +300,25 @@ def train(
     References
     ----------
     SenD (arXiv:2410.15460), Algorithm 2.
+
+    Examples
+    --------
+    >>> import send
+    >>> from send.world import World, small_model
+    >>> world = World(0, people=12, new_people=8, unknown_people=4)
+    >>> tokenizer = world.tokenizer()
+    >>> config = send.SendConfig(
+    ...     output_dir="out/example", max_steps=6, every=1, save_strategy="no", score_prompts=2
+    ... )
+    >>> result = send.train(
+    ...     small_model(tokenizer, width=16, blocks=3, heads=2),
+    ...     world.finetuning_rows(),
+    ...     config=config,
+    ...     processing_class=tokenizer,
+    ... )  # doctest: +ELLIPSIS
+    {...
+    >>> [len(row["masked"]) for row in result.history]
+    [0, 0, 3, 3, 3, 3, 3]
     """
     trainer = SendTrainer(
         str(model) if isinstance(model, Path) else model,

@@ -234,7 +234,8 @@ def _by_rules(factors: list[Tridiagonal], low: float, high: float, unit: float) 
         biases.append(wide_above + wide_below)
     found = np.array(values)
     mean = float(found.mean())
-    return Truncated(found, float(np.mean(biases)), rigorous=True, spread=mean * (1 - mean))
+    spread = max(0.0, mean * (1 - mean))
+    return Truncated(found, float(np.mean(biases)), rigorous=True, spread=spread)
 
 
 def _distribution(

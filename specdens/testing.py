@@ -316,13 +316,11 @@ def graphene_density(x: Any) -> Host:
     ----------
     Castro Neto et al., Rev. Mod. Phys. 81, 109 (2009), eq. 14.
     """
-    from scipy.special import ellipk
+    from scipy.special import ellipkm1
 
     x, inside = _inside(x, -3, 3)
     e = np.where(inside, np.abs(x), 1.5)
-    form = (1 + e) ** 2 - (e**2 - 1) ** 2 / 4
-    z_0 = np.where(e <= 1, form, 4 * e)
-    z_1 = np.where(e <= 1, 4 * e, form)
-    ratio = np.where(z_1 == z_0, 0.5, z_1 / z_0)
-    density = e / np.pi**2 * ellipk(ratio) / np.sqrt(z_0)
-    return np.where(inside, np.where(z_1 == z_0, np.inf, density), 0.0)
+    z_0 = np.where(e <= 1, (1 + e) ** 2 - (e**2 - 1) ** 2 / 4, 4 * e)
+    # K of parameter z_1/z_0, by its complement, which does not cancel at the singularity |x| = 1.
+    complement = np.abs(1 - e) ** 3 * (3 + e) / (4 * z_0)
+    return np.where(inside, e / np.pi**2 * ellipkm1(complement) / np.sqrt(z_0), 0.0)

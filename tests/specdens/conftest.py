@@ -57,12 +57,12 @@ def _backends() -> list[Any]:
     return params
 
 
-@pytest.fixture(params=_backends())
+@pytest.fixture(params=_backends(), scope="session")
 def backend(request: pytest.FixtureRequest) -> Backend:
     return request.param
 
 
-@pytest.fixture(params=["lanczos", "chebyshev"])
+@pytest.fixture(params=["lanczos", "chebyshev"], scope="session")
 def method(request: pytest.FixtureRequest) -> str:
     return request.param
 

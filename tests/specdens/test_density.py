@@ -8,6 +8,7 @@ import scipy.sparse as sp
 from hypothesis import given
 from hypothesis import strategies as st
 from scipy.integrate import quad
+
 from specdens import (
     AccuracyWarning,
     Gram,
@@ -27,7 +28,6 @@ from specdens.testing import (
     rotated,
     with_spectrum,
 )
-
 from tests.specdens import naive
 
 EIGENVALUES = np.concatenate([np.linspace(-2, -0.5, 25), np.linspace(0.5, 3, 15)])
@@ -39,9 +39,7 @@ HOW = ["exact", "lanczos", "chebyshev"]
 def test_density_is_the_textbook_sum(backend, how):
     rho = density(backend(A), moments=60, probes=40, method=how, bounds=(-2.2, 3.2))
     low, high = rho.bounds
-    moments = np.mean(
-        [naive.chebyshev_moments(A, e, 60, low, high) for e in np.eye(40)], axis=0
-    )
+    moments = np.mean([naive.chebyshev_moments(A, e, 60, low, high) for e in np.eye(40)], axis=0)
     assert np.allclose(rho.moments, moments, atol=1e-10)
     x = np.linspace(low + 0.01, high - 0.01, 50)
     assert np.allclose(rho(x), naive.jackson_density(moments, x, low, high), atol=1e-9)

@@ -5,6 +5,7 @@ import math
 import numpy as np
 import pytest
 import scipy.sparse as sp
+
 from specdens import AccuracyWarning, Gram, aslinearoperator, trace, trace_function
 from specdens._arrays import to_host
 from specdens.testing import laplacian, rotated, with_spectrum
@@ -227,9 +228,7 @@ class TestTrace:
 
     def test_both_recurrences_begin_with_the_same_product(self, backend):
         there = backend(A)
-        values = [
-            host(trace(there, method=m, probes=5, rng=4)) for m in ("lanczos", "chebyshev")
-        ]
+        values = [host(trace(there, method=m, probes=5, rng=4)) for m in ("lanczos", "chebyshev")]
         assert values[0] == values[1]
 
     def test_one_probe_has_an_error_bar(self):

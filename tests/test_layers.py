@@ -1,0 +1,104 @@
+"""Each file imports only from files above it, and heavy libraries only where they are at home."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+
+SPECDENS = """
+    _arrays _probes chebyshev results linear_operator adapters operators lanczos quadrature moments
+    bounds exact preparation sampling scalar_functions truncation estimation functions logdet trace
+    spectral_density density counting __init__ testing plotting files cli __main__
+"""
+
+SEND = """
+    scores sensitivity hidden embeddings _generation sampling score_table scorer masking data
+    tracking checkpoint world.words world.facts world.population world.rows world.tokens
+    world.closed_world world.rates world.__init__ plotting callback trainer __init__ demo cli
+    __main__
+"""
+
+HEAVY = {
+    "numba",
+    "triton",
+    "cupy",
+    "cupyx",
+    "dask",
+    "torch",
+    "transformers",
+    "matplotlib",
+    "pandas",
+}
+
+OF_MODELS = """
+    hidden embeddings _generation sampling scorer masking tracking checkpoint callback trainer
+    world.tokens
+"""
+"""The files of `send` that handle models: these import torch and transformers right away."""
+
+ORDER = {"specdens": SPECDENS.split(), "send": SEND.split()}
+
+
+def modules(package):
+    for path in sorted((ROOT / package).rglob("*.py")):
+        yield ".".join(path.relative_to(ROOT / package).with_suffix("").parts), path
+
+
+def imports(path):
+    """Return (module, whether at import time) of every import that is not for types only."""
+    tree = ast.parse(path.read_text())
+    inside = {
+        id(node)
+        for function in ast.walk(tree)
+        if isinstance(function, (ast.FunctionDef, ast.AsyncFunctionDef))
+        for node in ast.walk(function)
+    }
+    typing = {
+        id(node)
+        for block in ast.walk(tree)
+        if isinstance(block, ast.If) and ast.unparse(block.test) == "TYPE_CHECKING"
+        for node in ast.walk(block)
+    }
+    for node in ast.walk(tree):
+        if id(node) in typing:
+            continue
+        if isinstance(node, ast.Import):
+            for alias in node.names:
+                yield alias.name, id(node) not in inside
+        elif isinstance(node, ast.ImportFrom):
+            yield node.module, id(node) not in inside
+            for alias in node.names:
+                yield f"{node.module}.{alias.name}", id(node) not in inside
+
+
+@pytest.mark.parametrize("package", ORDER)
+def test_the_list_is_complete(package):
+    assert sorted(name for name, _ in modules(package)) == sorted(ORDER[package])
+
+
+@pytest.mark.parametrize("package", ORDER)
+def test_files_import_downward(package):
+    order = ORDER[package]
+    for name, path in modules(package):
+        if name.endswith("__init__"):
+            continue
+        for imported, _ in imports(path):
+            inner = imported.removeprefix(f"{package}.")
+            if imported != inner and inner in order:
+                assert order.index(inner) < order.index(name), f"{name} imports {inner}"
+
+
+@pytest.mark.parametrize("package", ORDER)
+def test_heavy_libraries_stay_at_home(package):
+    """Elsewhere they are imported inside the function that needs them."""
+    for name, path in modules(package):
+        home = {"torch", "transformers"} if package == "send" and name in OF_MODELS.split() else {}
+        early = {imported.split(".")[0] for imported, now in imports(path) if now}
+        assert not (HEAVY & early) - set(home), name
+
+
+def test_specdens_does_not_know_send():
+    for name, path in modules("specdens"):
+        assert not [i for i, _ in imports(path) if i.split(".")[0] == "send"], name

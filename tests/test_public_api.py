@@ -1,0 +1,57 @@
+"""What is public is listed, documented and importable; importing costs little."""
+
+import inspect
+import subprocess
+import sys
+
+import pytest
+
+import send
+import specdens
+
+PUBLIC = [(package, name) for package in (specdens, send) for name in package.__all__]
+
+
+@pytest.mark.parametrize(("package", "name"), PUBLIC, ids=[f"{p.__name__}.{n}" for p, n in PUBLIC])
+def test_every_public_name_is_documented(package, name):
+    thing = getattr(package, name)
+    text = inspect.getdoc(thing)
+    assert text
+    if inspect.ismodule(thing):
+        return
+    assert thing.__module__.startswith(package.__name__)
+    if inspect.isfunction(thing):
+        signature = inspect.signature(thing)
+        for section in ("Parameters", "Returns", "Raises", "Examples"):
+            assert f"{section}\n{'-' * len(section)}" in text, section
+        missing = [p for p in signature.parameters if p not in text.split("Returns")[0]]
+        assert not missing
+    elif not issubclass(thing, Warning) and name not in {"Estimate", "SpectralBounds"}:
+        assert "Examples" in text or "Attributes" in text or "Parameters" in text
+
+
+def test_data_first_options_by_keyword():
+    for name in specdens.__all__:
+        thing = getattr(specdens, name)
+        if inspect.isfunction(thing):
+            kinds = [p.kind for p in inspect.signature(thing).parameters.values()]
+            assert kinds[0] is inspect.Parameter.POSITIONAL_OR_KEYWORD
+            assert inspect.Parameter.KEYWORD_ONLY in kinds
+
+
+def test_what_is_not_listed_is_not_there():
+    with pytest.raises(AttributeError, match="no attribute"):
+        _ = send.hallucination
+    assert set(send.__all__) <= set(dir(send))
+
+
+def test_importing_send_is_lazy():
+    code = "import send, sys; print(*{'torch', 'transformers', 'numpy'} & set(sys.modules))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == ""
+
+
+def test_versions_agree():
+    from importlib.metadata import version
+
+    assert version("specdens") == specdens.__version__
