@@ -24,6 +24,7 @@ __all__ = [
     "SensitivityMask",
     # Data
     "load_texts",
+    "load_prompts",
     "world",
 ]  # fmt: skip
 
@@ -41,6 +42,7 @@ _HOME = {
     "SensitivityTracker": "sensitivity",
     "SensitivityMask": "masking",
     "load_texts": "data",
+    "load_prompts": "data",
 }
 
 

@@ -1,0 +1,184 @@
+"""The command line: ``send demo``, ``send score`` and ``send train``."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+__all__ = ["main"]
+
+USAGE = """usage: send COMMAND [--option value ...] [--config FILE.yaml]
+
+  demo    a spectrum against exact values, then SenD against plain fine-tuning; --text FILE: SenD on
+          real text
+  score   EigenScore, EES and other signs of hallucination of a model's answers to prompts
+  train   fine-tune a causal language model with Sensitivity Dropout
+
+send COMMAND --help lists the options; a YAML file given by --config holds any of them."""
+
+
+@dataclass
+class DemoOptions:
+    """What `send demo` takes."""
+
+    output_dir: str = field(default="out", metadata={"help": "Folder for pictures and models."})
+    seed: int = field(default=0, metadata={"help": "Of everything."})
+    text: str | None = field(default=None, metadata={"help": "A file of texts: SenD on them."})
+    limit: int = field(default=400, metadata={"help": "With --text: how many of them."})
+
+
+@dataclass
+class ScoreOptions:
+    """What `send score` takes."""
+
+    model: str = field(metadata={"help": "A folder, or a name on the hub."})
+    prompts: list[str] = field(default_factory=list, metadata={"help": "Prompts, one an argument."})
+    data: str | None = field(
+        default=None, metadata={"help": "A file: see send.load_prompts; or .txt, one a line."}
+    )
+    limit: int | None = field(default=None, metadata={"help": "Use the first so many prompts."})
+    output: str | None = field(default=None, metadata={"help": "Write .json or .csv; else print."})
+    num_samples: int = field(default=10, metadata={"help": "Answers sampled to a prompt (K)."})
+    temperature: float = field(default=0.5, metadata={"help": "Of sampling."})
+    top_k: int = field(default=5, metadata={"help": "Of sampling; 0: all tokens."})
+    top_p: float = field(default=0.99, metadata={"help": "Of sampling."})
+    max_new_tokens: int = field(default=64, metadata={"help": "Longest answer."})
+    layer: int = field(default=-2, metadata={"help": "Index into hidden_states."})
+    alpha: float = field(default=1e-3, metadata={"help": "Regularisation of the EigenScore."})
+    batch_size: int | None = field(default=None, metadata={"help": "Answers generated at once."})
+    seed: int = field(default=0, metadata={"help": "Of the sampled answers."})
+    device: str | None = field(default=None, metadata={"help": "For example cuda."})
+    trust_remote_code: bool = field(
+        default=False, metadata={"help": "Run code that comes with the model."}
+    )
+
+
+@dataclass
+class TrainOptions:
+    """What `send train` takes besides all fields of `SendConfig`."""
+
+    model: str = field(metadata={"help": "A folder, or a name on the hub."})
+    data: str = field(metadata={"help": "A file, folder or hub name: see send.load_texts."})
+    tracking_data: str | None = field(
+        default=None, metadata={"help": "Rows to track sensitivity on, not trained on."}
+    )
+    limit: int | None = field(default=None, metadata={"help": "Use the first so many rows."})
+    resume: bool = field(default=False, metadata={"help": "From the last complete checkpoint."})
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line.
+
+    Parameters
+    ----------
+    arguments : sequence of str, optional
+        Default those of the process.
+
+    Returns
+    -------
+    int
+        The exit code: 0, or 2 with one line on standard error.
+    """
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    commands = {"demo": _demo, "score": _score, "train": _train}
+    if not given or given[0] in {"-h", "--help"}:
+        print(USAGE)
+        return 0 if given else 2
+    if given[0] not in commands:
+        print(f"send: no command {given[0]!r}; expected demo, score or train", file=sys.stderr)
+        return 2
+    logging.basicConfig(level=logging.WARNING, format="%(name)s: %(message)s")
+    try:
+        commands[given[0]](given[1:])
+    except (ValueError, TypeError, OSError, ImportError) as error:
+        print(f"send: {' '.join(str(error).split())}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def _parsed(command: str, kinds: Sequence[type], arguments: list[str]) -> tuple[Any, ...]:
+    """Return options from flags and, below them, from a YAML file given by --config."""
+    from trl import TrlParser
+
+    parser = TrlParser(kinds, prog=f"send {command}", allow_abbrev=False)
+    return tuple(parser.parse_args_and_config(arguments))
+
+
+def _demo(arguments: list[str]) -> None:
+    (options,) = _parsed("demo", [DemoOptions], arguments)
+    from send import demo
+
+    folder = Path(options.output_dir)
+    if options.text is None:
+        demo.run(folder, seed=options.seed)
+    else:
+        demo.text(options.text, folder, limit=options.limit, seed=options.seed)
+
+
+def _score(arguments: list[str]) -> None:
+    (options,) = _parsed("score", [ScoreOptions], arguments)
+    prompts = [*options.prompts, *_prompts_of(options.data)][: options.limit]
+    if not prompts:
+        msg = "there is nothing to score: pass --prompts 'a prompt' ... or --data FILE."
+        raise ValueError(msg)
+    if options.output is not None and Path(options.output).suffix not in {".json", ".csv"}:
+        msg = f"--output is {options.output}; expected a file that ends in .json or .csv."
+        raise ValueError(msg)
+    from send.scorer import HallucinationScorer
+
+    scorer = HallucinationScorer.from_pretrained(
+        options.model,
+        device=options.device,
+        layer=options.layer,
+        trust_remote_code=options.trust_remote_code,
+    )
+    table = scorer(
+        prompts,
+        num_samples=options.num_samples,
+        temperature=options.temperature,
+        top_k=options.top_k,
+        top_p=options.top_p,
+        max_new_tokens=options.max_new_tokens,
+        alpha=options.alpha,
+        batch_size=options.batch_size,
+        seed=options.seed,
+        progress=True,
+    )
+    if options.output is None:
+        print(table)
+    elif options.output.endswith(".csv"):
+        table.to_pandas().to_csv(options.output, index=False)
+    else:
+        table.to_json(options.output)
+
+
+def _prompts_of(data: str | None) -> list[str]:
+    """Return the prompts in a file of rows, or the lines of a plain text."""
+    if data is None:
+        return []
+    if data.endswith(".txt"):
+        lines = Path(data).read_text(encoding="utf-8").splitlines()
+        return [line for line in lines if line.strip()]
+    from send.data import load_prompts
+
+    return load_prompts(data)
+
+
+def _train(arguments: list[str]) -> None:
+    from send.data import load_texts
+    from send.trainer import SendConfig, train
+
+    options, config = _parsed("train", [TrainOptions, SendConfig], arguments)
+    result = train(
+        options.model,
+        load_texts(options.data, limit=options.limit),
+        tracking_dataset=options.tracking_data,
+        config=config,
+        resume_from_checkpoint=options.resume or None,
+    )
+    result.save(config.output_dir)
+    print(f"{len(result.history)} checkpoints; the model is in {config.output_dir}/")

@@ -19,11 +19,12 @@ import numpy as np
 if TYPE_CHECKING:
     from datasets import Dataset
 
-__all__ = ["as_dataset", "load_texts", "natural_spacing", "split_tracking"]
+__all__ = ["as_dataset", "load_prompts", "load_texts", "natural_spacing", "split_tracking"]
 
 logger = logging.getLogger(__name__)
 
 SHAPES = (("prompt", "completion"), ("messages",), ("text",), ("sentences",))
+PROMPTS = (("prompt",), ("question",), ("user_query",), ("text",))
 BUILDERS = {".json": "json", ".jsonl": "json", ".csv": "csv", ".parquet": "parquet"}
 
 
@@ -63,6 +64,42 @@ def load_texts(
     >>> load_texts(file)["text"][1]
     'Bo is a baker.'
     """
+    return _known_columns(_read(path_or_name, split, limit), str(path_or_name), SHAPES)
+
+
+def load_prompts(
+    path_or_name: str | Path, *, split: str = "train", limit: int | None = None
+) -> list[str]:
+    r"""Return the prompts of a file, of a folder of such files, or of a data set on the hub.
+
+    Parameters
+    ----------
+    path_or_name, split, limit
+        As for `load_texts`.
+
+    Returns
+    -------
+    list of str
+        The first column there is of ``prompt``, ``question``, ``user_query`` and ``text``.
+
+    Raises
+    ------
+    FileNotFoundError, ValueError
+        As `load_texts`.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> file = Path(tempfile.mkdtemp()) / "questions.jsonl"
+    >>> _ = file.write_text('{"question": "Where was Ada born?"}\n')
+    >>> load_prompts(file)
+    ['Where was Ada born?']
+    """
+    rows = _known_columns(_read(path_or_name, split, limit), str(path_or_name), PROMPTS)
+    return list(rows[rows.column_names[0]])
+
+
+def _read(path_or_name: str | Path, split: str, limit: int | None) -> Dataset:
     if limit is not None and limit < 1:
         msg = f"limit is {limit}; expected at least 1 row."
         raise ValueError(msg)
@@ -72,9 +109,7 @@ def load_texts(
         if path.is_file() or path.suffix in BUILDERS
         else _from_name(str(path_or_name), split)
     )
-    if limit is not None:
-        dataset = dataset.select(range(min(limit, len(dataset))))
-    return _known_columns(dataset, str(path_or_name))
+    return dataset if limit is None else dataset.select(range(min(limit, len(dataset))))
 
 
 def _from_file(path: Path, split: str) -> Dataset:
@@ -142,13 +177,14 @@ def _from_name(name: str, split: str) -> Dataset:
         raise FileNotFoundError(msg) from error
 
 
-def _known_columns(dataset: Dataset, name: str) -> Dataset:
-    """Return the rows with the columns of one shape, and no empty ones."""
-    shape = next((s for s in SHAPES if set(s) <= set(dataset.column_names)), None)
+def _known_columns(dataset: Dataset, name: str, shapes: Sequence[tuple[str, ...]]) -> Dataset:
+    """Return the rows with the columns of the first shape that they have, and no empty ones."""
+    shape = next((s for s in shapes if set(s) <= set(dataset.column_names)), None)
     if shape is None:
+        expected = ", or ".join(" and ".join(columns) for columns in shapes)
         msg = (
-            f"{name} has the columns {', '.join(dataset.column_names) or '(none)'}; expected text, "
-            "or prompt and completion, or messages, or sentences."
+            f"{name} has the columns {', '.join(dataset.column_names) or '(none)'}; "
+            f"expected {expected}."
         )
         raise ValueError(msg)
     dataset = dataset.select_columns(list(shape))

@@ -16,8 +16,8 @@ SPECDENS = """
 SEND = """
     scores sensitivity hidden embeddings _generation sampling score_table scorer masking data
     tracking checkpoint world.words world.facts world.population world.rows world.tokens
-    world.closed_world world.rates world.__init__ plotting callback trainer __init__ demo cli
-    __main__
+    world.closed_world world.rates world.__init__ plotting callback trainer __init__ experiment demo
+    cli __main__
 """
 
 HEAVY = {
@@ -34,7 +34,7 @@ HEAVY = {
 
 OF_MODELS = """
     hidden embeddings _generation sampling scorer masking tracking checkpoint callback trainer
-    world.tokens
+    world.tokens experiment
 """
 """The files of `send` that handle models: these import torch and transformers right away."""
 

@@ -13,7 +13,7 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
-__all__ = ["small_model", "word_tokenizer"]
+__all__ = ["small_model", "subword_tokenizer", "word_tokenizer"]
 
 _PAD, _EOS, _UNK = "<pad>", "<eos>", "<unk>"
 
@@ -57,12 +57,46 @@ def word_tokenizer(texts: Iterable[str]) -> PreTrainedTokenizerFast:
     )
 
 
+def subword_tokenizer(texts: Iterable[str], *, size: int = 2000) -> PreTrainedTokenizerFast:
+    """Return a byte-pair tokenizer of real text: every string can be encoded and decoded.
+
+    Parameters
+    ----------
+    texts : iterable of str
+    size : int
+        Tokens in the vocabulary, at most.
+
+    Returns
+    -------
+    PreTrainedTokenizerFast
+        With pad and eos tokens.
+
+    Examples
+    --------
+    >>> tokenizer = subword_tokenizer(["the cat sat on the mat"], size=300)
+    >>> tokenizer.decode(tokenizer("a déjà vu")["input_ids"])
+    'a déjà vu'
+    """
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=size,
+        special_tokens=[_PAD, _EOS],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(texts, trainer)
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token=_PAD, eos_token=_EOS)
+
+
 def small_model(
     tokenizer: PreTrainedTokenizerBase,
     *,
     width: int = 96,
     blocks: int = 4,
     heads: int = 4,
+    positions: int = 128,
     seed: int = 0,
 ) -> GPTNeoXForCausalLM:
     """Return an untrained GPT-NeoX that learns a world of some hundred people in minutes.
@@ -77,6 +111,8 @@ def small_model(
         Decoder blocks.
     heads : int
         Attention heads of each block.
+    positions : int
+        Longest text, in tokens.
     seed : int
         Of the weights. The caller's random state is left alone.
 
@@ -115,7 +151,7 @@ def small_model(
         num_hidden_layers=blocks,
         num_attention_heads=heads,
         intermediate_size=4 * width,
-        max_position_embeddings=128,
+        max_position_embeddings=positions,
         # With the usual 0.02 the facts take 2.6 times the steps: measured at width 64.
         initializer_range=width**-0.5,
         bos_token_id=tokenizer.eos_token_id,

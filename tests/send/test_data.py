@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from send.data import as_dataset, load_texts, natural_spacing, split_tracking
+from send.data import as_dataset, load_prompts, load_texts, natural_spacing, split_tracking
 
 REAL = Path(os.environ.get("SPECDENS_DATA", Path(__file__).parents[3] / "shared" / "data"))
 
@@ -153,8 +153,12 @@ def test_empty_rows_are_left_out_and_said_so(tmp_path, caplog):
         ("t.jsonl", b'{"text": "\xe9"}\n', "utf-8"),
         ("t.parquet", "not parquet", "arquet"),
         ("t.txt", "hello", "ends in '.txt'; expected one of .json, .jsonl, .csv, .parquet"),
-        ("t.jsonl", '{"body": "a", "id": 1}\n', "has the columns body, id; expected text"),
-        ("t.jsonl", '{"prompt": "a"}\n', "has the columns prompt; expected text"),
+        (
+            "t.jsonl",
+            '{"body": "a", "id": 1}\n',
+            "has the columns body, id; expected prompt and completion",
+        ),
+        ("t.jsonl", '{"prompt": "a"}\n', "has the columns prompt; expected prompt and completion"),
         ("t.csv", "text\n1\n2\n", "column text of .* holds int64; expected text"),
         ("t.jsonl", '{"text": ""}\n', "no row of text in text"),
     ],
@@ -250,3 +254,28 @@ def test_split_refuses_a_fraction_out_of_range(fraction):
 def test_split_refuses_a_single_row():
     with pytest.raises(ValueError, match="1 row cannot be split"):
         split_tracking(as_dataset(TEXTS[:1]))
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "expected"),
+    [
+        (
+            "p.jsonl",
+            '{"prompt": "a", "completion": "x"}\n{"prompt": "b", "completion": "y"}\n',
+            "ab",
+        ),
+        ("q.json", '[{"question": "a", "answer": "x"}, {"question": "b", "answer": "y"}]', "ab"),
+        ("u.csv", "user_query,id\na,1\nb,2\n", "ab"),
+        ("t.csv", "text\na\nb\n", "ab"),
+    ],
+)
+def test_prompts_come_from_the_first_column_that_holds_them(tmp_path, name, content, expected):
+    (tmp_path / name).write_text(content)
+    assert load_prompts(tmp_path / name) == list(expected)
+    assert load_prompts(tmp_path / name, limit=1) == ["a"]
+
+
+def test_a_file_without_prompts(tmp_path):
+    (tmp_path / "c.csv").write_text("city\nOslo\n")
+    with pytest.raises(ValueError, match="columns city; expected prompt, or question"):
+        load_prompts(tmp_path / "c.csv")

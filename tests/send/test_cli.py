@@ -1,0 +1,152 @@
+"""The command line of `send`: options, files, configuration, one line for what goes wrong."""
+
+import csv
+import json
+import subprocess
+import sys
+
+import pytest
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from send.cli import main
+from send.world import World, small_model
+
+WORLD = World(0, people=12, new_people=8, unknown_people=4)
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("model")
+    tokenizer = WORLD.tokenizer()
+    small_model(tokenizer, width=16, blocks=3, heads=2).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture
+def rows(tmp_path):
+    path = tmp_path / "rows.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in WORLD.finetuning_rows()))
+    return path
+
+
+def run(capsys, *arguments):
+    code = main([str(a) for a in arguments])
+    captured = capsys.readouterr()
+    return code, captured.out, captured.err
+
+
+QUESTIONS = [q.prompt for q in WORLD.questions("known", limit=3)]
+
+
+def test_scores_of_prompts(capsys, model):
+    code, out, _ = run(capsys, "score", "--model", model, "--prompts", *QUESTIONS)
+    assert code == 0
+    assert "EigenScore" in out
+    assert out.count("Question:") == 3
+
+
+@pytest.mark.parametrize("suffix", ["json", "csv"])
+def test_scores_into_a_file(capsys, model, tmp_path, suffix):
+    prompts, output = tmp_path / "prompts.txt", tmp_path / f"scores.{suffix}"
+    prompts.write_text("\n".join(QUESTIONS) + "\n\n")
+    code, _, _ = run(
+        capsys, "score", "--model", model, "--data", prompts, "--num_samples", 4, "--seed", 1,
+        "--limit", 2, "--max_new_tokens", 6, "--output", output,
+    )  # fmt: skip
+    assert code == 0
+    if suffix == "json":
+        table = json.loads(output.read_text())
+    else:
+        table = list(csv.DictReader(output.read_text().splitlines()))
+    assert [row["prompt"] for row in table] == QUESTIONS[:2]
+    assert all(float(row["eigenscore"]) < 100 for row in table)
+
+
+def test_prompts_from_rows(capsys, model, tmp_path):
+    path = tmp_path / "q.jsonl"
+    path.write_text("".join(json.dumps({"question": q}) + "\n" for q in QUESTIONS))
+    code, out, _ = run(capsys, "score", "--model", model, "--data", path)
+    assert code == 0
+    assert out.count("Question:") == 3
+
+
+SHORT = ["--max_steps", 3, "--every", 1, "--score_prompts", 2, "--save_strategy", "no"]
+
+
+def test_training(capsys, model, rows, tmp_path):
+    out = tmp_path / "trained"
+    code, text, _ = run(
+        capsys, "train", "--model", model, "--data", rows, "--output_dir", out, *SHORT,
+        "--drop_fraction", 0.25, "--disable_tqdm", True,
+    )  # fmt: skip
+    assert code == 0
+    assert "4 checkpoints" in text
+    history = json.loads((out / "send_history.json").read_text())
+    assert [len(row["masked"]) for row in history] == [0, 0, 4, 4]
+    AutoModelForCausalLM.from_pretrained(out)
+    AutoTokenizer.from_pretrained(out)
+
+
+def test_settings_from_a_file_and_flags_above_them(capsys, model, rows, tmp_path):
+    config = tmp_path / "recipe.yaml"
+    config.write_text(
+        f"model: {model}\ndata: {rows}\noutput_dir: {tmp_path / 'out'}\nmax_steps: 3\nevery: 1\n"
+        "score_prompts: 0\ndrop_fraction: 0.5\nsave_strategy: 'no'\ndisable_tqdm: true\n"
+    )
+    code, _, _ = run(capsys, "train", "--config", config, "--drop_fraction", 0.25)
+    assert code == 0
+    history = json.loads((tmp_path / "out" / "send_history.json").read_text())
+    assert len(history[-1]["masked"]) == 4
+
+
+def test_an_unknown_setting_in_a_file_is_refused(capsys, model, rows, tmp_path):
+    config = tmp_path / "recipe.yaml"
+    config.write_text(f"model: {model}\ndata: {rows}\ndropp_fraction: 0.5\n")
+    code, _, err = run(capsys, "train", "--config", config)
+    assert code == 2
+    assert "dropp_fraction" in err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "text"),
+    [
+        (["frob"], "expected demo, score or train"),
+        (["score", "--model", "x"], "nothing to score"),
+        (["score", "--model", "x", "--prompts", "a", "--output", "a.txt"], "ends in .json or .csv"),
+        (["score", "--model", "x", "--data", "/nowhere.csv"], "no file"),
+        (["train", "--model", "x", "--data", "/nowhere.json"], "no file"),
+        (["demo", "--text", "/nowhere.json"], "no file"),
+        (["train", "--model", "x", "--data", "y", "--every", "0"], "every"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_what_goes_wrong_is_one_line_and_code_2(capsys, arguments, text, rows):
+    arguments = [str(rows) if a == "y" else a for a in arguments]
+    code, _, err = run(capsys, *arguments)
+    assert code == 2
+    assert err.startswith("send: ")
+    assert err.count("\n") == 1
+    assert text in err
+
+
+def test_a_broken_model_folder_is_one_line(capsys, tmp_path):
+    (tmp_path / "config.json").write_text("{")
+    code, _, err = run(capsys, "score", "--model", tmp_path, "--prompts", "a")
+    assert code == 2
+    assert err.count("\n") == 1
+
+
+def test_usage(capsys):
+    assert run(capsys, "--help")[0] == 0
+    assert run(capsys)[0] == 2
+    with pytest.raises(SystemExit) as end:
+        main(["train", "--help"])
+    assert end.value.code == 0
+    assert "drop_fraction" in capsys.readouterr().out
+
+
+def test_as_a_module_and_as_a_script():
+    for command in ([sys.executable, "-m", "send"], [f"{sys.prefix}/bin/send"]):
+        done = subprocess.run([*command, "--help"], capture_output=True, text=True, check=True)
+        assert "Sensitivity Dropout" in done.stdout

@@ -1,0 +1,103 @@
+"""The demonstration, small: what it prints is counted from generated text, and nothing is fixed."""
+
+import json
+from collections import Counter
+
+import pytest
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from send.demo import language, spectra, text
+from send.experiment import Schedule
+from send.world import World
+
+TINY = Schedule(pretraining_epochs=2, finetuning_epochs=4, questions=12, scored=3)
+
+
+def tiny_world(seed):
+    return World(seed, people=12, new_people=8, unknown_people=4)
+
+
+@pytest.fixture(scope="module")
+def report(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("demo")
+    return folder, language(folder, seed=0, world=tiny_world(0), schedule=TINY)
+
+
+def answers(folder):
+    return [json.loads(line) for line in (folder / "answers.jsonl").read_text().splitlines()]
+
+
+def test_rates_are_counted_from_the_generated_answers(report):
+    folder, found = report
+    world = tiny_world(0)
+    for arm, results in found["arms"].items():
+        for row in results["examined"]:
+            given = [a for a in answers(folder) if (a["arm"], a["epoch"]) == (arm, row["epoch"])]
+            for group, rate in row["rates"].items():
+                asked = {q.prompt: q for q in world.questions(group)}
+                verdicts = Counter(
+                    world.judge(asked[a["prompt"]], a["answer"])
+                    for a in given
+                    if a["group"] == group
+                )
+                assert rate["asked"] == verdicts.total()
+                assert rate["rate"] == verdicts["wrong"] / verdicts.total()
+
+
+def test_both_arms_begin_alike_and_part_when_the_mask_comes(report):
+    _, found = report
+    plain, send = (found["arms"][arm] for arm in ("plain", "SenD"))
+    assert len(plain["examined"]) == len(send["examined"]) == 5
+    assert plain["examined"][:3] == send["examined"][:3]
+    assert plain["examined"][3:] != send["examined"][3:]
+    assert [bool(row["masked"]) for row in send["history"]] == [False, False, True, True, True]
+    assert not any(row["masked"] for row in plain["history"])
+
+
+def test_the_models_answer_as_the_record_says(report):
+    from send.sampling import greedy_answers
+
+    folder, _ = report
+    for arm in ("plain", "SenD"):
+        model = AutoModelForCausalLM.from_pretrained(folder / arm)
+        tokenizer = AutoTokenizer.from_pretrained(folder / arm)
+        last = [a for a in answers(folder) if a["arm"] == arm and a["epoch"] == 4]
+        again = greedy_answers(model, tokenizer, [a["prompt"] for a in last], max_new_tokens=8)
+        assert again.answers == [a["answer"] for a in last]
+
+
+def test_pictures_are_there(report):
+    folder, _ = report
+    for name in ("training.png", "sensitivity.png"):
+        assert (folder / name).read_bytes().startswith(b"\x89PNG")
+
+
+def test_another_seed_gives_other_numbers_and_the_same_seed_the_same(report, tmp_path):
+    _, found = report
+    again = language(tmp_path / "a", seed=0, world=tiny_world(0), schedule=TINY)
+    other = language(tmp_path / "b", seed=1, world=tiny_world(1), schedule=TINY)
+    assert again == found
+    assert other["arms"] != found["arms"]
+    assert other["pretraining_loss"] != found["pretraining_loss"]
+
+
+def test_spectra_are_near_the_exact_ones(tmp_path, capsys):
+    found = spectra(tmp_path, side=20)
+    low, high = found["interval_95"]
+    assert abs(found["estimate"] - found["exact"]) < 6 * found["stderr"] + found["bias_bound"]
+    assert low < found["estimate"] < high
+    assert found["largest_error_of_cumulative"] < 0.02
+    assert (tmp_path / "spectra.png").stat().st_size > 1000
+    assert "exact" in capsys.readouterr().out
+
+
+def test_real_text(tmp_path):
+    sentences = [f"The number {i} comes after {i - 1} and before {i + 1}." for i in range(60)]
+    data = tmp_path / "text.json"
+    data.write_text(json.dumps([{"title": "n", "sentences": [s, s]} for s in sentences]))
+    found = text(data, tmp_path / "out", epochs=3)
+    assert found["texts"] == 60
+    assert len(found["history"]) == 4
+    assert found["history"][-1]["masked"]
+    assert (tmp_path / "out" / "history.png").exists()
+    AutoModelForCausalLM.from_pretrained(tmp_path / "out" / "SenD")

@@ -1,0 +1,288 @@
+"""EigenScore against slogdet; EES against EigenScore; the published listing against its oracle."""
+
+import math
+import warnings
+
+import array_api_strict
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy.integrate import quad
+from torch.overrides import TorchFunctionMode
+
+import specdens
+from send.scores import ees, eigenscore, paper_coefficients
+
+LIBRARIES = {
+    "numpy": np.asarray,
+    "torch": lambda x: torch.tensor(np.asarray(x)),
+    "strict": array_api_strict.asarray,
+}
+library = pytest.mark.parametrize("to", LIBRARIES.values(), ids=LIBRARIES)
+
+
+def by_definition(e, alpha=1e-3, center="features", s=1.0):
+    """``(1/K) log det(s E^T J E + alpha I)`` with J and the determinant formed."""
+    d, k = e.shape
+    if center == "features":
+        gram = e.T @ (np.eye(d) - 1 / d) @ e
+    elif center == "samples":
+        p = np.eye(k) - 1 / k
+        gram = p @ e.T @ e @ p
+    else:
+        gram = e.T @ e
+    return np.linalg.slogdet(s * gram + alpha * np.eye(k))[1] / k
+
+
+def embeddings(d, k, seed, *, distinct=None, scale=1.0):
+    rng = np.random.default_rng(seed)
+    e = rng.standard_normal((d, k)) * scale + rng.standard_normal((d, 1))
+    return e if distinct is None else e[:, np.arange(k) % distinct]
+
+
+def tolerance(e, alpha):
+    """What the determinant itself is known to, in double precision."""
+    largest = np.linalg.norm(e, 2) ** 2
+    return max(1e-10, 10 * np.finfo(float).eps * largest / alpha)
+
+
+class TestEigenScore:
+    @library
+    @given(
+        d=st.integers(2, 40),
+        k=st.integers(1, 12),
+        distinct=st.integers(1, 12),
+        alpha=st.sampled_from([1e-5, 1e-3, 1.0]),
+        scale=st.sampled_from([0.01, 1.0, 30.0]),
+        seed=st.integers(0, 99),
+    )
+    def test_equals_the_determinant(self, to, d, k, distinct, alpha, scale, seed):
+        e = embeddings(d, k, seed, distinct=distinct, scale=scale)
+        found = float(eigenscore(to(e), alpha=alpha))
+        assert abs(found - by_definition(e, alpha)) <= tolerance(e, alpha) * max(1, abs(found))
+
+    @library
+    @pytest.mark.parametrize("center", ["features", "samples", "none"])
+    @pytest.mark.parametrize(("scale", "s"), [("none", 1), ("d", 1 / 30), ("d-1", 1 / 29)])
+    def test_centring_and_scale(self, to, center, scale, s):
+        e = embeddings(30, 6, 0)
+        found = eigenscore(to(e), center=center, scale=scale)
+        assert float(found) == pytest.approx(by_definition(e, center=center, s=s), abs=1e-10)
+
+    @library
+    def test_batches(self, to):
+        e = np.stack([[embeddings(9, 4, i + 3 * j) for i in range(3)] for j in range(2)])
+        found = eigenscore(to(e))
+        assert tuple(found.shape) == (2, 3)
+        for j in range(2):
+            for i in range(3):
+                assert float(found[j, i]) == pytest.approx(float(eigenscore(to(e[j, i]))))
+
+    @given(seed=st.integers(0, 99), k=st.integers(2, 9))
+    def test_the_order_of_answers_does_not_matter(self, seed, k):
+        e = embeddings(20, k, seed)
+        order = np.random.default_rng(seed).permutation(k)
+        assert eigenscore(e[:, order]) == pytest.approx(float(eigenscore(e)), abs=1e-9)
+
+    def test_it_changes_with_the_embeddings(self):
+        values = [float(eigenscore(embeddings(20, 5, 0, scale=s))) for s in (0.5, 1.0, 2.0)]
+        assert values[0] < values[1] < values[2]
+
+    def test_equal_answers_are_at_the_floor(self):
+        e = embeddings(64, 10, 0, distinct=1)
+        largest = 10 * np.sum((e[:, 0] - e[:, 0].mean()) ** 2)
+        floor = (9 * math.log(1e-3) + math.log(largest + 1e-3)) / 10
+        assert eigenscore(e) == pytest.approx(floor, abs=1e-9)
+
+    @given(seed=st.integers(0, 50), index=st.integers(0, 19))
+    def test_zeroing_a_feature_never_raises_it(self, seed, index):
+        """Uncentred, a feature adds a positive semidefinite term: arithmetic, not sensitivity."""
+        e = embeddings(20, 5, seed)
+        without = e.copy()
+        without[index] = 0
+        assert eigenscore(without, center="none") <= eigenscore(e, center="none") + 1e-12
+
+    def test_more_answers_than_features(self):
+        e = embeddings(4, 30, 0)
+        assert eigenscore(e) == pytest.approx(by_definition(e), abs=1e-9)
+
+    @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.int32])
+    def test_any_precision_is_computed_in_double(self, dtype):
+        e = torch.tensor(embeddings(32, 5, 0) * 4).to(dtype)
+        found = eigenscore(e)
+        assert found.dtype == torch.float64
+        assert found.item() == pytest.approx(by_definition(e.double().numpy()), abs=1e-10)
+
+    def test_a_single_precision_gram_would_be_wrong(self):
+        """Of answers that are nearly equal, the small eigenvalues drown in rounding."""
+        e = embeddings(512, 10, 0, distinct=2, scale=30) + 1e-3 * embeddings(512, 10, 1)
+        e = e.astype(np.float32)
+        assert abs(eigenscore(e) - by_definition(e.astype(float))) < 1e-6
+        c = e - e.mean(axis=0)
+        noisy = np.linalg.eigvalsh(c.T @ c)
+        assert abs(np.log(np.maximum(noisy, 0) + 1e-3).mean() - float(eigenscore(e))) > 1e-3
+
+    @pytest.mark.parametrize(
+        ("e", "options", "text"),
+        [
+            (np.ones(3), {}, "shape"),
+            (np.ones((3, 0)), {}, "shape"),
+            (np.ones((0, 3)), {}, "shape"),
+            (np.full((3, 2), np.nan), {}, "NaN"),
+            (np.ones((3, 2)), {"alpha": 0.0}, "alpha"),
+            (np.ones((3, 2)), {"alpha": math.inf}, "alpha"),
+            (np.ones((3, 2)), {"center": "rows"}, "center"),
+            (np.ones((3, 2)), {"scale": "n"}, "scale"),
+            (np.ones((1, 2)), {"scale": "d-1"}, "dimension 2"),
+        ],
+    )
+    def test_bad_input(self, e, options, text):
+        with pytest.raises(ValueError, match=text):
+            eigenscore(e, **options)
+
+
+@pytest.fixture
+def _quiet():
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", specdens.AccuracyWarning)
+        yield
+
+
+@pytest.mark.usefixtures("_quiet")
+class TestEES:
+    @library
+    @pytest.mark.parametrize(("d", "k"), [(64, 10), (10, 64), (30, 30), (5, 1)])
+    def test_with_enough_moments_and_probes_it_is_the_eigenscore(self, to, d, k):
+        e = embeddings(d, k, 0)
+        side = min(d, k)
+        value, info = ees(to(e), moments=2 * side, probes=side, return_info=True)
+        assert float(value) == pytest.approx(float(eigenscore(e)), abs=1e-8)
+        assert info.stderr == 0
+
+    @pytest.mark.parametrize(("d", "k"), [(300, 80), (80, 300)])
+    def test_it_converges_and_its_errors_hold(self, d, k):
+        e = embeddings(d, k, 1) * np.geomspace(1, 0.05, k)
+        truth = float(eigenscore(e))
+        errors = []
+        for moments, probes in ((10, 5), (40, 20), (160, 70)):
+            infos = [
+                ees(e, moments=moments, probes=probes, rng=s, return_info=True)[1]
+                for s in range(20)
+            ]
+            for info in infos:
+                low, high = info.interval(0.9999)
+                assert low <= truth <= high
+                assert info.bias_rigorous  # alpha is a proved lower bound
+            errors.append(np.sqrt(np.mean([(float(i) - truth) ** 2 for i in infos])))
+        assert errors[2] < 0.1 * errors[0]
+        assert errors[2] < 0.05
+
+    def test_the_order_of_answers_does_not_matter_where_it_is_exact(self):
+        e = embeddings(64, 10, 0)
+        order = np.random.default_rng(0).permutation(10)
+        assert ees(e[:, order]) == pytest.approx(float(ees(e)), abs=1e-9)
+
+    def test_equal_answers(self):
+        e = embeddings(64, 10, 0, distinct=1)
+        assert ees(e) == pytest.approx(float(eigenscore(e)), abs=1e-9)
+
+    @library
+    def test_batches_have_one_estimate_each(self, to):
+        e = np.stack([embeddings(40, 10, i) for i in range(3)])
+        values, infos = ees(to(e), rng=0, return_info=True)
+        assert tuple(values.shape) == (3,)
+        assert [float(i) for i in infos] == pytest.approx([float(v) for v in values])
+        for b in range(3):
+            assert float(ees(to(e[b]), rng=0)) == pytest.approx(float(values[b]))
+
+    def test_a_seed_repeats_it(self):
+        e = embeddings(60, 50, 0)
+        assert ees(e, rng=3) == ees(e, rng=3) != ees(e, rng=4)
+
+    @pytest.mark.parametrize(("d", "k"), [(90, 12), (90, 60), (50, 120)])
+    @pytest.mark.parametrize("mode", ["convergent", "paper"])
+    def test_it_forms_neither_gram_nor_centring_matrix(self, d, k, mode):
+        """Also for K above and below the number of probes: 20."""
+        seen = set()
+
+        class Shapes(TorchFunctionMode):
+            def __torch_function__(self, func, types, args=(), kwargs=None):
+                result = func(*args, **(kwargs or {}))
+                if isinstance(result, torch.Tensor):
+                    seen.add(tuple(result.shape))
+                return result
+
+        e = torch.tensor(embeddings(d, k, 0))
+        with Shapes():
+            ees(e, mode=mode, rng=0)
+        assert seen
+        assert not {(k, k), (d, d)} & seen
+        with Shapes():
+            eigenscore(e)
+        assert {(k, k), (d, d)} & seen  # what a Gram matrix would look like
+
+    def test_unknown_mode(self):
+        with pytest.raises(ValueError, match="mode"):
+            ees(np.ones((3, 2)), mode="fast")
+
+
+def literal_listing(e, moments, z):
+    """Algorithm 1 of the paper, line by line, given its Gaussian vectors."""
+    k = e.shape[1]
+    mean = e.mean(axis=1, keepdims=True)
+    std = np.sqrt(((e - mean) ** 2).mean(axis=1, keepdims=True))
+    norm = (e - mean) / std
+    norm = norm / np.linalg.norm(norm, 2)
+    h = norm.T @ norm
+    polynomials = [np.eye(k), h]
+    for _ in range(moments - 1):
+        polynomials.append(2 * h @ polynomials[-1] - polynomials[-2])
+    total = 0.0
+    for m in range(moments + 1):
+        d_m = np.mean(np.einsum("kr,kl,lr->r", z, polynomials[m], z))
+        factor = (1 if m == 0 else 2) / np.pi
+        c_m = factor * quad(lambda t, m=m: np.log(np.cos(t)) * np.cos(m * t), 0, np.pi / 2)[0]
+        total += d_m * c_m
+    return total / k
+
+
+class TestPublishedListing:
+    def test_coefficients_are_those_of_the_oracle(self):
+        c = paper_coefficients(7)
+        assert c[0] == pytest.approx(-0.34657359)
+        assert c[1] == pytest.approx(-0.19534857)
+        assert [c[2], c[4], c[6]] == pytest.approx([0.5, -0.25, 1 / 6])
+        assert [c[3], c[5]] == pytest.approx([0.34805831, -0.2767411])
+
+    @library
+    def test_it_is_the_listing(self, to):
+        from specdens._probes import gaussian
+
+        e = embeddings(50, 8, 0)
+        z = gaussian(8, range(20), 7, xp=np, dtype=np.float64, stream=4)
+        found = float(ees(to(e), mode="paper", rng=7))
+        assert found == pytest.approx(literal_listing(e, 20, z), abs=1e-9)
+
+    def test_zero_variance_gives_zero(self):
+        assert ees(embeddings(30, 10, 0, distinct=1), mode="paper") == 0
+        e = embeddings(30, 10, 0)
+        e[4] = 3.0  # one feature that does not vary
+        assert np.isfinite(ees(e, mode="paper", rng=0))
+
+    def test_it_does_not_see_the_scale_and_says_that_it_does_not_converge(self):
+        e = embeddings(50, 8, 0)
+        value, info = ees(e, mode="paper", rng=0, return_info=True)
+        assert ees(100 * e, mode="paper", rng=0) == pytest.approx(float(value))
+        assert eigenscore(100 * e) > eigenscore(e) + 5
+        assert not info.converged
+        assert "does not converge" in info.flags[0]
+
+    def test_its_series_is_not_monotone(self):
+        x = np.linspace(0, 1, 1001)
+        theta = np.arccos(x)
+        series = sum(c * np.cos(m * theta) for m, c in enumerate(paper_coefficients(21)))
+        assert series[0] == pytest.approx(-1.81, abs=0.01)
+        assert x[series.argmin()] == pytest.approx(0.089, abs=0.002)
+        assert series.min() == pytest.approx(-2.60, abs=0.01)
