@@ -81,9 +81,8 @@ def main() -> None:
         g: float(np.mean([run["plain"]["start"][g] for run in runs])) for g in GROUPS
     }
     for name, found in summary.items():
-        print(
-            f"SenD - plain, {name:30s} {found['mean']:+.4f} [{found['low']:+.4f}, {found['high']:+.4f}]"
-        )
+        interval = f"[{found['low']:+.4f}, {found['high']:+.4f}]"
+        print(f"SenD - plain, {name:30s} {found['mean']:+.4f} {interval}")
     print(json.dumps(levels, indent=1))
     packages = ("torch", "transformers", "trl")
     result = {"seeds": seeds, "levels": levels, "summary": summary, "runs": runs}
