@@ -140,3 +140,28 @@ def test_intervals_of_other_levels_nest():
     )
     ends = [info.interval(level) for level in (0.5, 0.95, 0.999)]
     assert ends[2][0] < ends[1][0] < ends[0][0] < ends[0][1] < ends[1][1] < ends[2][1]
+
+
+@pytest.mark.slow
+def test_intervals_cover_on_many_seeds():
+    """2,000 runs on lattices of several shapes, with and without enough moments."""
+    inside, pairs, trusted, held = 0, 0, 0, 0
+    for shape in ((600,), (30, 20), (9, 9, 9)):
+        eigenvalues = laplacian_eigenvalues(*shape)
+        op, truth = rotated(eigenvalues), np.log(eigenvalues).sum()
+        for moments in (10, 30, 90):
+            for seed in range(223):
+                with warnings.catch_warnings():
+                    warnings.simplefilter("ignore", AccuracyWarning)
+                    _, info = logdet(
+                        op, method="lanczos", moments=moments, rng=1000 * moments + seed,
+                        return_info=True,
+                    )  # fmt: skip
+                low, high = info.interval(0.95)
+                inside, pairs = inside + (low <= truth <= high), pairs + 1
+                if info.converged:
+                    held, trusted = held + (low <= truth <= high), trusted + 1
+    assert pairs > 2000
+    assert not too_few(inside, pairs)
+    assert trusted > 500
+    assert not too_few(held, trusted)
