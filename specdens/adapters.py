@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+import math
 import sys
 from collections.abc import Callable
 from functools import cached_property
@@ -15,6 +17,7 @@ from specdens._arrays import (
     default_namespace,
     device,
     is_array,
+    is_complex,
     is_dtype_of_torch,
     namespace,
     on_cpu,
@@ -25,6 +28,11 @@ from specdens._arrays import (
 from specdens.linear_operator import LinearOperator
 
 __all__ = ["ExplicitOperator", "aslinearoperator"]
+
+SQUARE_FLOPS = 32
+"""Multiplications in A^2, as a multiple of A's entries, up to which tr A^3 and tr A^4 are cheap."""
+
+SQUARED_AT_ONCE = 2**24
 
 ROWS_AT_ONCE = 2**24
 """Entries of a dense matrix that a reduction looks at in one go: its temporaries stay small."""
@@ -66,10 +74,30 @@ class ExplicitOperator(LinearOperator):
         """The number of stored entries."""
         return int(np.prod(self.values().shape))
 
+    def sum_of_squares(self) -> float:
+        """Return the squared Frobenius norm, summed in double precision."""
+        return _sum_of_squares(self.xp, self.values())
+
+    def power_traces(self) -> tuple[float, ...]:
+        """Return tr A and tr A^2 = ||A||_F^2 of a Hermitian matrix."""
+        return self._power_traces
+
+    @cached_property
+    def _power_traces(self) -> tuple[float, ...]:
+        xp, diagonal = self.xp, self.diagonal()
+        if is_complex(diagonal):
+            diagonal = xp.real(diagonal)
+        return float(xp.sum(xp.astype(diagonal, xp.float64))), self.sum_of_squares()
+
     def _double(self, a: Array) -> Array:
         xp = self.xp
         complex_ = xp.isdtype(self.dtype, "complex floating")
         return xp.astype(a, xp.complex128 if complex_ else xp.float64)
+
+
+def _sum_of_squares(xp: Any, values: Array) -> float:
+    wide = xp.complex128 if is_complex(values) else xp.float64
+    return float(xp.sum(xp.abs(xp.astype(values, wide)) ** 2))
 
 
 class DenseOperator(ExplicitOperator):
@@ -107,6 +135,11 @@ class DenseOperator(ExplicitOperator):
         rows, columns = self.shape
         step = max(1, ROWS_AT_ONCE // max(1, columns))
         return [slice(i, min(i + step, rows)) for i in range(0, rows, step)]
+
+    def sum_of_squares(self) -> float:
+        """Return the squared Frobenius norm, summed in double precision."""
+        rows = self._row_ranges()
+        return sum(_sum_of_squares(self.xp, self.array[some, :]) for some in rows)
 
     def absolute_row_sums(self) -> Array:
         """Return the sums of moduli over rows."""
@@ -177,6 +210,30 @@ class SparseOperator(ExplicitOperator):
         """Return the largest deviation from the adjoint."""
         difference = (self.array - self.array.conj().T).data
         return float(self.xp.max(self.xp.abs(difference))) if difference.size else 0.0
+
+    @cached_property
+    def _power_traces(self) -> tuple[float, ...]:
+        """Return also tr A^3 and tr A^4 = ||A^2||_F^2 where A^2 costs no more than some products."""
+        first = super()._power_traces
+        host = self.xp.__name__.endswith("numpy")
+        if not host or self.nnz == 0 or self._square_flops() > SQUARE_FLOPS * self.nnz:
+            return first
+        third, fourth = 0.0, 0.0
+        for rows in self._row_ranges():
+            a = self.array[rows]
+            square = (a @ self.array).astype(np.result_type(self.array.dtype, np.float64))
+            third += float(square.multiply(a.conj()).sum().real)
+            fourth += _sum_of_squares(self.xp, square.data)
+        return (*first, third, fourth)
+
+    def _square_flops(self) -> int:
+        """Return the multiplications in A^2 of a matrix with a symmetric pattern."""
+        return int(np.sum(np.diff(self.array.indptr).astype(np.int64) ** 2))
+
+    def _row_ranges(self) -> list[slice]:
+        count = math.ceil(self._square_flops() / SQUARED_AT_ONCE)
+        edges = np.linspace(0, self.shape[0], count + 1).astype(int)
+        return [slice(a, b) for a, b in itertools.pairwise(edges) if a < b]
 
     def dense(self) -> Array:
         """Return the matrix as a dense array."""
@@ -269,10 +326,15 @@ class ForeignOperator(LinearOperator):
         xp: Any,
         device: Any,
         hermitian: bool | None,
+        traces: tuple[float, ...] = (),
     ) -> None:
         super().__init__(shape, dtype=dtype, xp=xp, device=device)
         self._product, self._adjoint_product = matmat, rmatmat
-        self.hermitian = hermitian
+        self.hermitian, self._traces = hermitian, traces
+
+    def power_traces(self) -> tuple[float, ...]:
+        """Return what its maker stated."""
+        return self._traces
 
     def _matmat(self, x: Array) -> Array:
         return self._received(self._product(x))
@@ -304,6 +366,8 @@ def aslinearoperator(
     matmat: Callable[[Array], Array] | None = None,
     rmatmat: Callable[[Array], Array] | None = None,
     hermitian: bool | None = None,
+    trace: float | None = None,
+    frobenius_squared: float | None = None,
     like: Array | None = None,
 ) -> LinearOperator:
     """Return A as a linear operator on the array library and device where it lives.
@@ -325,6 +389,10 @@ def aslinearoperator(
         For a callable: the same products for a block (n, R), which are then used throughout.
     hermitian : bool, optional
         A claim. It is checked on the way, without an extra product.
+    trace, frobenius_squared : float, optional
+        For a callable or object that is Hermitian: its exact trace and the sum of its squared
+        entries, which take the variance of linear and quadratic functions out of every estimate.
+        An object may state them as attributes of these names.
     like : array, optional
         For a callable or object: an array of the library and on the device that it works with.
         Default NumPy, or what its dtype and device say.
@@ -360,17 +428,34 @@ def aslinearoperator(
     if hasattr(A, "shape"):
         if not any(hasattr(A, name) for name in ("matmat", "matvec")) and hasattr(A, "__array__"):
             return _dense(np.asarray(A))
-        return _from_object(A, dtype=dtype, hermitian=hermitian, like=like)
+        traces = _stated_traces(A, trace, frobenius_squared)
+        return _from_object(A, dtype=dtype, hermitian=hermitian, like=like, traces=traces)
     if callable(A):
         return _from_callable(
             A, n, dtype=dtype, rmatvec=rmatvec, matmat=matmat, rmatmat=rmatmat,
-            hermitian=hermitian, like=like,
+            hermitian=hermitian, like=like, traces=_stated_traces(A, trace, frobenius_squared),
         )  # fmt: skip
     msg = (
         f"A is of type {type(A).__name__}; expected an array, a sparse matrix, an object with "
         "shape and matmat, matvec or @, or a callable with n=."
     )
     raise TypeError(msg)
+
+
+def _stated_traces(
+    a: Any, trace: float | None, frobenius_squared: float | None
+) -> tuple[float, ...]:
+    """Return tr A and tr A^2 as stated; a number of A's own, not a method such as NumPy's."""
+    stated = []
+    for name, value in (("trace", trace), ("frobenius_squared", frobenius_squared)):
+        found = getattr(a, name, None) if value is None else value
+        if not isinstance(found, (int, float, np.integer, np.floating)):
+            break
+        if not math.isfinite(found):
+            msg = f"{name} is {found}; expected a finite number."
+            raise ValueError(msg)
+        stated.append(float(found))
+    return tuple(stated)
 
 
 def _dense(a: Any) -> LinearOperator:
@@ -420,7 +505,12 @@ def _as_dtype(xp: Any, dtype: Any) -> Any:
 
 
 def _from_object(
-    a: Any, *, dtype: Any, hermitian: bool | None, like: Array | None
+    a: Any,
+    *,
+    dtype: Any,
+    hermitian: bool | None,
+    like: Array | None,
+    traces: tuple[float, ...],
 ) -> LinearOperator:
     shape = tuple(int(side) for side in a.shape)
     if len(shape) != 2:
@@ -439,7 +529,7 @@ def _from_object(
     claimed = getattr(a, "hermitian", None) if hermitian is None else hermitian
     return ForeignOperator(
         shape, product, _adjoint_of(a),
-        dtype=working, xp=xp, device=where, hermitian=claimed,
+        dtype=working, xp=xp, device=where, hermitian=claimed, traces=traces,
     )  # fmt: skip
 
 
@@ -484,6 +574,7 @@ def _from_callable(
     rmatmat: Callable[[Array], Array] | None,
     hermitian: bool | None,
     like: Array | None,
+    traces: tuple[float, ...],
 ) -> LinearOperator:
     if n is None:
         msg = "A is a callable, whose size is unknown; pass aslinearoperator(A, n=..., dtype=...)."
@@ -495,5 +586,5 @@ def _from_callable(
     adjoint = rmatmat if rmatmat is not None else (_by_columns(rmatvec) if rmatvec else None)
     return ForeignOperator(
         (n, n), matmat or _by_columns(a), adjoint,
-        dtype=working, xp=xp, device=where, hermitian=hermitian,
+        dtype=working, xp=xp, device=where, hermitian=hermitian, traces=traces,
     )  # fmt: skip

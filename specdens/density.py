@@ -6,6 +6,7 @@ import logging
 import math
 import warnings
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -28,10 +29,12 @@ from specdens.results import AccuracyWarning, SpectralBounds
 from specdens.sampling import (
     Moments,
     bounds_for,
+    known_traces,
     moments_by_chebyshev,
     moments_by_lanczos,
     probes_for,
     widened,
+    with_known_moments,
 )
 from specdens.spectral_density import SpectralDensity
 
@@ -125,6 +128,9 @@ def density(
         found, method = _moments_of_eigenvalues(problem, op, moments), "exact"
     else:
         found, method = _moments(problem, op, vectors, moments, method, interval)
+        traces = known_traces(problem.op, vectors)
+        table = with_known_moments(found.table, found.bounds, traces, problem.n)
+        found = replace(found, table=table)
     chance = method != "exact" and not vectors.exhaustive
     return SpectralDensity(
         moments=found.table.mean(axis=1),

@@ -8,6 +8,7 @@ reorthogonalisation the tridiagonals still carry a near-optimal quadrature (Gree
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
@@ -119,7 +120,12 @@ class _Columns:
         return 2.0 ** round(math.log2(largest))
 
 
-def tridiagonalize(op: LinearOperator, start: Array, steps: int) -> list[Tridiagonal]:
+def tridiagonalize(
+    op: LinearOperator,
+    start: Array,
+    steps: int,
+    enough: Callable[[list[Tridiagonal]], bool] | None = None,
+) -> list[Tridiagonal]:
     """Run the Lanczos recurrence from each column of a block.
 
     Parameters
@@ -130,6 +136,8 @@ def tridiagonalize(op: LinearOperator, start: Array, steps: int) -> list[Tridiag
         No zero column; norms do not matter.
     steps : int
         m: the number of products with each column.
+    enough : callable, optional
+        Asked after each step, with what was found so far, whether to stop.
 
     Returns
     -------
@@ -179,9 +187,17 @@ def tridiagonalize(op: LinearOperator, start: Array, steps: int) -> list[Tridiag
         ended = beta[j] <= 10 * columns.unit * size
         beta[j][ended] = 0
         length = np.where(ended, np.minimum(length, j + 1), length)
+        if enough is not None and enough(
+            _tridiagonals(alpha, beta, np.minimum(length, j + 1), scale)
+        ):
+            length = np.minimum(length, j + 1)
         if np.all(length <= j + 1):
             break
         previous, q = q, columns.normalized(w, beta[j])
+    return _tridiagonals(alpha, beta, length, scale)
+
+
+def _tridiagonals(alpha: Host, beta: Host, length: Host, scale: float) -> list[Tridiagonal]:
     return [
         Tridiagonal(alpha[:m, r] * scale, beta[: m - 1, r] * scale, float(beta[m - 1, r] * scale))
         for r, m in enumerate(length)

@@ -50,6 +50,10 @@ class LinearOperator(ABC):
         self.shape, self.dtype, self.xp, self.device = shape, dtype, xp, device
         self.result_dtype = real_result(xp, dtype) if result_dtype is None else result_dtype
 
+    def power_traces(self) -> tuple[float, ...]:
+        """Return tr A, tr A^2, ... of a Hermitian A as far as they are known without a product."""
+        return ()
+
     @abstractmethod
     def _matmat(self, x: Array) -> Array: ...
 

@@ -28,10 +28,11 @@ from specdens.exact import (
 from specdens.exact import (
     slogdet as dense_slogdet,
 )
-from specdens.functions import sampled_trace
+from specdens.functions import estimated_trace
 from specdens.lanczos import NotHermitianError
 from specdens.linear_operator import LinearOperator
 from specdens.operators import Adjoint, Counting, Gram
+from specdens.planning import Goal, goal_of
 from specdens.preparation import (
     Problem,
     as_result,
@@ -42,6 +43,7 @@ from specdens.preparation import (
 )
 from specdens.quadrature import gauss
 from specdens.results import UNBOUNDED, Estimate, warn_of_doubt
+from specdens.sampled import sampled_trace
 from specdens.sampling import bidiagonals, probes_for
 from specdens.scalar_functions import LOG, LOG_ABS, ScalarFunction
 from specdens.truncation import integrate_factors
@@ -55,12 +57,16 @@ COLUMNS_FORMED = 512
 def logdet(
     A: Any,
     *,
-    moments: int = 20,
+    moments: int | None = None,
     probes: Any = None,
     method: str = "auto",
     shift: complex = 0.0,
     hermitian: bool | None = None,
     bounds: Any = None,
+    rtol: float | None = None,
+    atol: float | None = None,
+    max_matvecs: int | None = None,
+    guarantee: tuple[float, float] | None = None,
     rng: Any = None,
     return_info: bool = False,
 ) -> Any:
@@ -70,11 +76,13 @@ def logdet(
     ----------
     A : array, sparse matrix or operator, shape (n, n)
         Anything that `aslinearoperator` takes: symmetric or not, definite or not, real or complex.
-    moments : int
+    moments : int, optional
         Information per probe: costs half as many products with each probe. A nonsymmetric A costs
-        as many again, with its adjoint.
+        as many again, with its adjoint. Default 20, or what a pilot chooses where an accuracy or a
+        budget is asked for.
     probes : int or array of shape (n, R), optional
-        Default 20 random signs (phases for complex A). n or more: the unit vectors, without chance.
+        Default 20 random signs (phases for complex A), or as many as the accuracy or the budget
+        asks for. n or more: the unit vectors, without chance.
     method : {"auto", "exact", "lanczos", "chebyshev"}
         ``"auto"`` is exact for dense n <= 8192 (32768 on a GPU), for sparse matrices whose LU
         factors are predicted to stay below 2 GB, and when ``probes >= n`` and ``moments >= 2 n``;
@@ -87,6 +95,15 @@ def logdet(
     bounds : tuple of float, optional
         An interval that contains the spectrum of A, before the shift (of a nonsymmetric A: its
         singular values). A positive lower end makes the bias bound rigorous.
+    rtol, atol : float, optional
+        The half width of the 95 % interval that is wanted, relative to the value or absolute: the
+        larger of the two counts.
+    max_matvecs : int, optional
+        A budget of products, at least 12. A pilot divides it among steps, probes and, for
+        Hermitian A, a Krylov basis that takes the dominant part out of the hands of chance.
+    guarantee : tuple of float, optional
+        ``(eps, delta)``: an absolute error above eps has probability at most delta, by proof. For
+        real symmetric positive definite A with rigorous bounds; costs many times more.
     rng : None, int or numpy.random.Generator
         An int is the key of the probes itself; ``rng=info.seed`` repeats a result.
     return_info : bool
@@ -134,20 +151,25 @@ def logdet(
     True
     """
     (_, value), estimate = _signed(
-        A, moments, probes, method, shift, hermitian, bounds, rng, stacklevel=3
-    )
+        A, goal_of(moments, probes, rtol, atol, max_matvecs, guarantee), probes, method, shift,
+        hermitian, bounds, rng, stacklevel=3,
+    )  # fmt: skip
     return (value, estimate) if return_info else value
 
 
 def slogdet(
     A: Any,
     *,
-    moments: int = 20,
+    moments: int | None = None,
     probes: Any = None,
     method: str = "auto",
     shift: complex = 0.0,
     hermitian: bool | None = None,
     bounds: Any = None,
+    rtol: float | None = None,
+    atol: float | None = None,
+    max_matvecs: int | None = None,
+    guarantee: tuple[float, float] | None = None,
     rng: Any = None,
     return_info: bool = False,
 ) -> Any:
@@ -157,7 +179,7 @@ def slogdet(
 
     Parameters
     ----------
-    A, moments, probes, method, shift, hermitian, bounds, rng
+    A, moments, probes, method, shift, hermitian, bounds, rtol, atol, max_matvecs, guarantee, rng
         As for `logdet`.
     return_info : bool
         Whether to return ``((sign, logabsdet), Estimate)``; the estimate is that of logabsdet.
@@ -187,14 +209,15 @@ def slogdet(
     -1 1.791759
     """
     pair, estimate = _signed(
-        A, moments, probes, method, shift, hermitian, bounds, rng, stacklevel=3
-    )
+        A, goal_of(moments, probes, rtol, atol, max_matvecs, guarantee), probes, method, shift,
+        hermitian, bounds, rng, stacklevel=3,
+    )  # fmt: skip
     return (pair, estimate) if return_info else pair
 
 
 def _signed(
     A: Any,
-    moments: int,
+    goal: Goal,
     probes: Any,
     method: str,
     shift: complex,
@@ -206,29 +229,28 @@ def _signed(
 ) -> tuple[tuple[Any, Any], Estimate]:
     """Return ((sign, log|det|) as results, estimate), and warn of doubt."""
     require_method(method)
-    moments = checked_count(moments, "moments")
     problem = prepare(A, shift=shift, hermitian=hermitian, bounds=bounds)
-    sign, estimate = _estimated(problem, moments, probes, method, rng)
-    warn_of_doubt(estimate, advice(moments), stacklevel=stacklevel)
+    sign, estimate = _estimated(problem, goal, probes, method, rng)
+    warn_of_doubt(estimate, advice(goal.moments), stacklevel=stacklevel)
     if problem.shifted.xp.isdtype(problem.shifted.dtype, "complex floating"):
         sign = complex(sign)
     return (problem.result(sign), problem.result(estimate.value)), estimate
 
 
 def _estimated(
-    problem: Problem, moments: int, probes: Any, method: str, rng: Any
+    problem: Problem, goal: Goal, probes: Any, method: str, rng: Any
 ) -> tuple[complex, Estimate]:
     if problem.n == 0:
         return 1.0, Estimate(value=0.0)
     vectors = probes_for(problem.shifted, probes, rng)
-    full = vectors.exhaustive and moments >= 2 * problem.n
+    full = vectors.exhaustive and goal.moments >= 2 * problem.n
     if method == "exact" or (method == "auto" and (full or problem.n == 1)):
         return _exact(problem)
     if method == "auto" and is_cheap(problem):
         return _exact(problem)
     if problem.hermitian:
-        return _sampled_hermitian(problem, moments, vectors, method)
-    return _nonsymmetric(problem, moments, vectors, method)
+        return _sampled_hermitian(problem, goal, vectors, method)
+    return _nonsymmetric(problem, goal, vectors, method)
 
 
 def _sign_by_bounds(problem: Problem, estimate: Estimate) -> float:
@@ -291,10 +313,10 @@ def _factored(problem: Problem) -> tuple[Factored, int]:
 
 
 def _sampled_hermitian(
-    problem: Problem, moments: int, vectors: Probes, method: str
+    problem: Problem, goal: Goal, vectors: Probes, method: str
 ) -> tuple[complex, Estimate]:
     try:
-        estimate = sampled_trace(problem, LOG_ABS, moments, vectors, method)
+        estimate = estimated_trace(problem, LOG_ABS, goal, vectors, method)
     except NotHermitianError:
         # Nobody claimed that it is: an operator without an adjoint product counts as Hermitian
         # until its products contradict.
@@ -305,14 +327,14 @@ def _sampled_hermitian(
 
 
 def _nonsymmetric(
-    problem: Problem, moments: int, vectors: Probes, method: str
+    problem: Problem, goal: Goal, vectors: Probes, method: str
 ) -> tuple[complex, Estimate]:
     """Return log|det A| as the trace of ``log|A|``, by the spectral measures of ``A^H A``."""
     try:
         if method == "chebyshev":
-            estimate = _by_normal_equations(problem, moments, vectors)
+            estimate = _by_normal_equations(problem, goal.moments, vectors)
         else:
-            estimate = _by_golub_kahan(problem, moments, vectors)
+            estimate = _by_golub_kahan(problem, goal, vectors)
     except NotImplementedError as error:
         if problem.n > COLUMNS_FORMED:
             raise ValueError(str(error)) from None
@@ -320,9 +342,9 @@ def _nonsymmetric(
     return (0.0 if estimate.value == -math.inf else math.nan), estimate
 
 
-def _by_golub_kahan(problem: Problem, moments: int, vectors: Probes) -> Estimate:
+def _by_golub_kahan(problem: Problem, goal: Goal, vectors: Probes) -> Estimate:
     op = Counting(problem.shifted)
-    factors = bidiagonals(op, vectors, moments)
+    factors = bidiagonals(op, vectors, goal.moments)
     rules = [gauss(factor) for factor in factors]
     unit = eps(op.xp.empty(0, dtype=op.dtype))
     smallest = min(float(rule.nodes[0]) for rule in rules)

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import cmath
+import math
 from typing import Any
 
 import numpy as np
 
-from specdens._arrays import Array
-from specdens.adapters import aslinearoperator
+from specdens._arrays import Array, column_dots
+from specdens.adapters import ExplicitOperator, aslinearoperator
 from specdens.linear_operator import LinearOperator
 
 __all__ = ["Adjoint", "Counting", "Gram", "Scaled", "Shifted", "Sum"]
@@ -80,6 +81,18 @@ class Gram(LinearOperator):
         self.hermitian = True
         self.lower = self.shift
 
+    def power_traces(self) -> tuple[float, ...]:
+        """Return the trace, ``||J X||_F^2 + K shift``, of an X whose entries can be looked at."""
+        if not isinstance(self.factor, ExplicitOperator):
+            return ()
+        (d, count), total = self.factor.shape, self.factor.sum_of_squares()
+        if self.center != "none" and 0 not in self.factor.shape:
+            xp, rows = self.xp, self.center == "samples"
+            ones = xp.ones((count if rows else d, 1), dtype=self.dtype, device=self.device)
+            sums = self.factor.matmat(ones) if rows else self.factor.rmatmat(ones)
+            total -= float(np.real(column_dots(sums, sums))[0]) / (count if rows else d)
+        return (max(0.0, total) + count * self.shift,)
+
     def _centered(self, x: Array) -> Array:
         return x - self.xp.mean(x, axis=0, keepdims=True)
 
@@ -133,6 +146,15 @@ class Shifted(LinearOperator):
             offset = complex(shift).real
             self.lower, self.upper = base.lower + offset, base.upper + offset
 
+    def power_traces(self) -> tuple[float, ...]:
+        """Return those of the base, expanded by the binomial theorem."""
+        known = (float(self.shape[0]), *self.base.power_traces())
+        s = complex(self.shift).real
+        return tuple(
+            sum(math.comb(k, j) * s ** (k - j) * known[j] for j in range(k + 1))
+            for k in range(1, len(known))
+        )
+
     def _matmat(self, x: Array) -> Array:
         return self.base.matmat(x) + self.shift * x
 
@@ -177,6 +199,11 @@ class Scaled(LinearOperator):
             ends = (base.lower * complex(factor).real, base.upper * complex(factor).real)
             self.lower, self.upper = min(ends), max(ends)
 
+    def power_traces(self) -> tuple[float, ...]:
+        """Return those of the base, times powers of the factor."""
+        s = complex(self.factor).real
+        return tuple(s**k * t for k, t in enumerate(self.base.power_traces(), 1))
+
     def _matmat(self, x: Array) -> Array:
         return self.factor * self.base.matmat(x)
 
@@ -220,6 +247,11 @@ class Sum(LinearOperator):
         self.hermitian = True if all(op.hermitian for op in self.terms) else None
         self.lower = sum(op.lower for op in self.terms)
         self.upper = sum(op.upper for op in self.terms)
+
+    def power_traces(self) -> tuple[float, ...]:
+        """Return the trace if that of each term is known."""
+        known = [op.power_traces() for op in self.terms]
+        return (sum(t[0] for t in known),) if all(known) else ()
 
     def _matmat(self, x: Array) -> Array:
         return self._added([op.matmat(x) for op in self.terms])
@@ -266,6 +298,10 @@ class Counting(LinearOperator):
             result_dtype=base.result_dtype,
         )  # fmt: skip
         self.hermitian = base.hermitian
+
+    def power_traces(self) -> tuple[float, ...]:
+        """Return those of the base."""
+        return self.base.power_traces()
 
     def _matmat(self, x: Array) -> Array:
         self.count += x.shape[1]

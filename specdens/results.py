@@ -106,6 +106,8 @@ class Estimate:
         Pass it as ``rng=`` to get the same result again; None where no random number was drawn.
     rank : float or None
         For `logpdet`: the number of singular values above the tolerance.
+    deflated : int
+        The dimension of the space that was computed and not sampled.
     """
 
     value: float | complex
@@ -120,6 +122,7 @@ class Estimate:
     bounds: tuple[float, float] | None = None
     seed: int | None = None
     rank: float | None = None
+    deflated: int = 0
 
     def interval(self, level: float = 0.95) -> tuple[float, float]:
         """Return a confidence interval: Student's t over probes, widened by the bias bound.

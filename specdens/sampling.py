@@ -13,6 +13,7 @@ from specdens._arrays import Array
 from specdens._probes import Probes, make_probes
 from specdens.bounds import estimated_bounds
 from specdens.chebyshev import to_unit
+from specdens.control import controlled_table, known_chebyshev
 from specdens.lanczos import Bidiagonal, Tridiagonal, bidiagonalize, tridiagonalize
 from specdens.linear_operator import LinearOperator
 from specdens.moments import chebyshev_moments
@@ -24,12 +25,15 @@ __all__ = [
     "bidiagonals",
     "bounds_for",
     "by_blocks",
+    "column_ranges",
+    "known_traces",
     "moments_by_chebyshev",
     "moments_by_lanczos",
     "probes_for",
     "standard_error",
     "tridiagonals",
     "widened",
+    "with_known_moments",
 ]
 
 Host: TypeAlias = np.ndarray[Any, Any]
@@ -61,10 +65,21 @@ def probes_for(op: LinearOperator, probes: Any, rng: Any) -> Probes:
     return make_probes(probes, op.shape[1], rng, xp=op.xp, dtype=op.dtype, where=op.device)
 
 
+def block_width(op: LinearOperator, n: int) -> int:
+    """Return how many vectors of length n share a product."""
+    item = 16 if op.xp.isdtype(op.dtype, "complex floating") else 8
+    return max(1, min(WIDEST, BLOCK_BYTES // max(1, item * n)))
+
+
+def column_ranges(op: LinearOperator, n: int, first: int, end: int) -> list[range]:
+    """Return the numbers of probes, in ranges that share a product."""
+    width = block_width(op, n)
+    return [range(i, min(i + width, end)) for i in range(first, end, width)]
+
+
 def by_blocks(op: LinearOperator, probes: Probes, run: Callable[[Array], list[Any]]) -> list[Any]:
     """Run blocks of probes; what comes back for each does not depend on the width."""
-    item = 16 if op.xp.isdtype(op.dtype, "complex floating") else 8
-    width = max(1, min(WIDEST, BLOCK_BYTES // max(1, item * probes.n)))
+    width = block_width(op, probes.n)
     if probes.exhaustive:
         width = min(width, -(-probes.n // 2))  # never the n x n identity itself
     return [found for columns in probes.blocks(width) for found in run(probes.block(columns))]
@@ -97,6 +112,20 @@ def moments_by_chebyshev(
         return list(chebyshev_moments(op, block, count, bounds.low, bounds.high).T)
 
     return Moments(np.array(by_blocks(op, probes, run)).T, bounds)
+
+
+def known_traces(op: LinearOperator, probes: Probes) -> tuple[float, ...]:
+    """Return ``tr A, tr A^2, ...`` where they may correct what these probes give."""
+    return op.power_traces() if probes.key is not None and not probes.exhaustive else ()
+
+
+def with_known_moments(
+    table: Host, bounds: SpectralBounds, traces: tuple[float, ...], mass: float
+) -> Host:
+    """Return the moments of all probes, corrected by those that traces tell exactly."""
+    if not traces or table.shape[1] < 2 or bounds.low == bounds.high:
+        return table
+    return controlled_table(table, known_chebyshev(traces, mass, *bounds, len(table)))
 
 
 def moments_by_lanczos(

@@ -12,7 +12,7 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-__all__ = ["LOG", "LOG_ABS", "ScalarFunction", "scalar_function"]
+__all__ = ["INV", "LOG", "LOG_ABS", "ScalarFunction", "scalar_function"]
 
 Host: TypeAlias = np.ndarray[Any, Any]
 
@@ -77,10 +77,12 @@ LOG = ScalarFunction("log", _log, "positive", "low", pole=True)
 
 LOG_ABS = ScalarFunction("log|x|", lambda xp, x: xp.log(xp.abs(x)), pole=True)
 
+INV = ScalarFunction("inv", lambda _, x: 1 / x, "real", "low", pole=True)
+
 NAMED = {
     "log": LOG,
     "exp": ScalarFunction("exp", lambda xp, x: xp.exp(x), "real", "high"),
-    "inv": ScalarFunction("inv", lambda _, x: 1 / x, "real", "low", pole=True),
+    "inv": INV,
     "sqrt": ScalarFunction("sqrt", lambda xp, x: xp.sqrt(x), "nonnegative", "low"),
     "xlogx": ScalarFunction("xlogx", _xlogx, "nonnegative", "low"),
     "square": ScalarFunction("square", lambda _, x: x * x, "real", "high", degree=2),
@@ -97,4 +99,4 @@ def scalar_function(f: Any) -> ScalarFunction:
     if not callable(f):
         msg = f"f is of type {type(f).__name__}; expected a name or a vectorised NumPy callable."
         raise TypeError(msg)
-    return ScalarFunction(getattr(f, "__name__", "f"), lambda _, x: f(x), own=True)
+    return ScalarFunction("f", lambda _, x: f(x), own=True)
