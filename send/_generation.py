@@ -44,7 +44,8 @@ class Answers:
     Attributes
     ----------
     answers : list of str, length P
-        Without special tokens and without white space at the ends.
+        Without special tokens, but for unknown and pad ones that were generated before the end;
+        without white space at the ends.
     embeddings : torch.Tensor, shape (P, d)
         float32, on the CPU.
     mean_nll : torch.Tensor, shape (P,)
@@ -332,5 +333,11 @@ def _mean_nll(nll: torch.Tensor, counted: torch.Tensor, with_end: torch.Tensor) 
 def _decoded(
     tokenizer: PreTrainedTokenizerBase, new: torch.Tensor, lengths: torch.Tensor
 ) -> list[str]:
-    ids = [row[:length] for row, length in zip(new.tolist(), lengths.tolist(), strict=True)]
-    return [tokenizer.decode(row, skip_special_tokens=True).strip() for row in ids]
+    # An unknown or a pad token is no end: without it a made-up answer would look like an empty one.
+    told = {tokenizer.unk_token_id, tokenizer.pad_token_id}
+    left_out = set(tokenizer.all_special_ids) - told
+    ids = [
+        [i for i in row[:length] if i not in left_out]
+        for row, length in zip(new.tolist(), lengths.tolist(), strict=True)
+    ]
+    return [tokenizer.decode(row).strip() for row in ids]

@@ -27,7 +27,8 @@ class Samples:
     Attributes
     ----------
     answers : list of list of str, P lists of K
-        Without special tokens and without white space at the ends.
+        Without special tokens, but for unknown and pad ones that were generated before the end;
+        without white space at the ends.
     embeddings : torch.Tensor, shape (P, d, K)
         float32, on the CPU: what `send.eigenscore` takes.
     mean_nll : torch.Tensor, shape (P, K)

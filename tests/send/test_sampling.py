@@ -10,7 +10,9 @@ from transformers import (
 )
 from transformers.generation import utils as generation_utils
 
+from send._generation import _decoded
 from send.sampling import greedy_answers, prompt_text, sample_answers
+from send.world import World
 from tests.send import naive
 
 # PEFT asks transformers for a property under its old name.
@@ -65,6 +67,22 @@ def near(actual, expected, factor=512):
 KINDS = {"empty", "ended", "cut off"}
 
 
+def decoded(tokenizer, answer):
+    """What a model said before the end: an unknown or a pad token is something, not nothing."""
+    return tokenizer.decode(answer)
+
+
+def test_unknown_and_pad_tokens_are_not_an_empty_answer(tokenizer):
+    eos, pad, unk = tokenizer.eos_token_id, tokenizer.pad_token_id, tokenizer.unk_token_id
+    ada = tokenizer("Ada")["input_ids"][0]
+    new = torch.tensor([[unk, unk, eos], [pad, ada, eos], [ada, eos, pad], [eos, pad, pad]])
+    assert _decoded(tokenizer, new, torch.tensor([2, 2, 1, 0])) == [
+        "<unk> <unk>", "<pad> Ada", "Ada", "",
+    ]  # fmt: skip
+    world = World(0, people=5, new_people=5, unknown_people=5)
+    assert world.judge(world.questions("new")[0], "<unk> <unk>") == "wrong"
+
+
 def check_against_separate_passes(
     model, tokenizer, *, count_eos, max_new_tokens=3, kinds=KINDS, **options
 ):
@@ -93,7 +111,7 @@ def check_against_separate_passes(
         near(samples.mean_nll[p, k], naive.mean_nll(model, prompt, counted or end))
         assert samples.lengths[p, k] == len(answer)
         assert samples.ended[p, k] == bool(end)
-        assert samples.answers[p][k] == tokenizer.decode(answer, skip_special_tokens=True)
+        assert samples.answers[p][k] == decoded(tokenizer, answer)
         seen.add("cut off" if not end else "ended" if answer else "empty")
     assert seen == kinds
 
@@ -230,7 +248,7 @@ def test_greedy_answers_are_those_of_exact_decoding_without_padding(
     for i, prompt in enumerate(prompt_ids(tokenizer)):
         answer, ended = naive.greedy(any_model, prompt, 5, ENDS)
         assert answers[i][0] == answer
-        assert greedy.answers[i] == tokenizer.decode(answer, skip_special_tokens=True)
+        assert greedy.answers[i] == decoded(tokenizer, answer)
         assert greedy.lengths[i] == len(answer)
         assert greedy.ended[i] == ended
         likely = answer or answers[i][1]
