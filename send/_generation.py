@@ -26,6 +26,7 @@ from send.embeddings import (
     check_pooling,
     device_of,
     evaluating,
+    learned_positions,
     pool,
     positions,
 )
@@ -61,11 +62,6 @@ class Answers:
     mean_nll: torch.Tensor
     lengths: torch.Tensor
     ended: torch.Tensor
-
-    @property
-    def perplexity(self) -> torch.Tensor:
-        """Exponential of the mean negative log-likelihood of a token, shape (P,)."""
-        return self.mean_nll.exp()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -162,14 +158,11 @@ def answer(
 
 def _check_fit(model: PreTrainedModel, rows: Sequence[list[int]], max_new_tokens: int) -> None:
     """Refuse prompts that would run out of learned positions; rotary models have no such end."""
-    limit = getattr(model.config, "max_position_embeddings", None)
-    if limit is None or getattr(model.config, "rope_parameters", None) is not None:
-        return
-    longest = max(map(len, rows), default=0)
+    longest, limit = max(map(len, rows), default=0), learned_positions(model)
     require(
         longest + max_new_tokens <= limit,
         f"the longest prompt has {longest} tokens, which with max_new_tokens = {max_new_tokens} "
-        f"exceeds the {limit} positions of {type(model).__name__}; shorten either.",
+        f"exceeds the {limit:.0f} positions of {type(model).__name__}; shorten either.",
     )
 
 

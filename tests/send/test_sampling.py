@@ -11,7 +11,7 @@ from transformers import (
 from transformers.generation import utils as generation_utils
 
 from send._generation import _decoded
-from send.sampling import greedy_answers, prompt_text, sample_answers
+from send.sampling import greedy_answers, prompt_text, sample_answers, token_ids
 from send.world import World
 from tests.send import naive
 
@@ -253,7 +253,7 @@ def test_greedy_answers_are_those_of_exact_decoding_without_padding(
         assert greedy.ended[i] == ended
         likely = answer or answers[i][1]
         near(greedy.mean_nll[i], naive.mean_nll(any_model, prompt, likely))
-        near(greedy.perplexity[i] / naive.perplexity(any_model, prompt, likely), 1.0)
+        near(greedy.mean_nll[i].exp() / naive.perplexity(any_model, prompt, likely), 1.0)
         near(greedy.embeddings[i], naive.answer_embedding(any_model, prompt, answer))
     assert len(listener.inputs) == (1 if batch_size is None else -(-3 // batch_size))
 
@@ -486,6 +486,18 @@ def test_a_begin_token_is_added_to_texts_and_left_to_the_template_in_chats(tiny_
     greedy_answers(tiny_model, tokenizer, ["Bo ?", CHAT], max_new_tokens=1, batch_size=1)
     rows = [options["input_ids"][0].tolist() for options in listener.inputs]
     assert [row.count(ada) for row in rows] == [1, 2]  # the chat speaks of Ada once itself
+
+
+def test_an_end_token_that_is_added_to_texts_does_not_end_a_prompt(tokenizer):
+    eos, (ada,) = tokenizer.eos_token_id, tokenizer("Ada")["input_ids"]
+    tokenizer.backend_tokenizer.post_processor = processors.TemplateProcessing(
+        single="$A <eos>", special_tokens=[("<eos>", eos)]
+    )
+    assert token_ids(tokenizer, ["Ada", "Ada <eos>"]) == [[ada], [ada, eos]]
+    tokenizer.backend_tokenizer.post_processor = processors.TemplateProcessing(
+        single="<eos> $A", special_tokens=[("<eos>", eos)]
+    )
+    assert token_ids(tokenizer, ["Ada", ""]) == [[eos, ada], [eos]]
 
 
 def test_a_chat_without_template_is_refused(tiny_model, tokenizer):
