@@ -270,11 +270,16 @@ def _prompt_ids(tokenizer: PreTrainedTokenizerBase, prompt: Prompt) -> list[int]
     if not isinstance(prompt, str):
         return list(tokenizer(text, add_special_tokens=False)["input_ids"])
     ids = list(tokenizer(text)["input_ids"])
-    if len(ids) > 1 and ids[-1] == tokenizer.eos_token_id:
-        bare = tokenizer(text, add_special_tokens=False)["input_ids"]
-        if bare[-1:] != ids[-1:]:  # else the end token is in the text
-            return ids[:-1]
-    return ids
+    end = tokenizer.eos_token_id
+    bare = tokenizer(text, add_special_tokens=False)["input_ids"]
+    # An end token that is in the text stays, and so does one that begins an empty text.
+    added = len(ids) > 1 and _ends(ids, end) > _ends(bare, end)
+    return ids[:-1] if added else ids
+
+
+def _ends(ids: Sequence[int], end: int | None) -> int:
+    """Return how many end tokens stand at the end."""
+    return next((n for n, i in enumerate(reversed(ids)) if i != end), len(ids))
 
 
 def _asked(tokenizer: PreTrainedTokenizerBase, prompts: Sequence[Prompt]) -> list[list[int]]:
