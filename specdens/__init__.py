@@ -7,6 +7,7 @@
 """
 
 from specdens.adapters import aslinearoperator
+from specdens.application import VectorEstimate, apply_function
 from specdens.counting import eigencount, spectral_bounds
 from specdens.density import density, local_density
 from specdens.functions import trace_function
@@ -24,6 +25,8 @@ __all__ = [
     # Traces
     "trace",
     "trace_function",
+    # Functions of a matrix and vectors
+    "apply_function",
     # Spectra
     "density",
     "local_density",
@@ -37,6 +40,7 @@ __all__ = [
     "Sum",
     # What comes back
     "Estimate",
+    "VectorEstimate",
     "SpectralBounds",
     "SpectralDensity",
     "AccuracyWarning",

@@ -39,7 +39,7 @@ from specdens.preparation import (
     require_method,
 )
 from specdens.results import UNBOUNDED, AccuracyWarning, SpectralBounds
-from specdens.sampling import BLOCK_BYTES, WIDEST, bounds_for, widened
+from specdens.sampling import BLOCK_BYTES, WIDEST, bounds_for
 from specdens.scalar_functions import ScalarFunction, require_domain, scalar_function
 
 __all__ = [
@@ -298,6 +298,8 @@ def _exact(problem: Problem, f: ScalarFunction, block: Array) -> tuple[Array, Ve
 def _require_series(f: ScalarFunction, interval: SpectralBounds) -> None:
     """Raise a ValueError if f has no Chebyshev series on the interval."""
     low, high = interval
+    largest = max(abs(low), abs(high))
+    require_domain(f, interval.inner[0] if interval.inner else low, 1e-6 * largest)
     if f.pole and low <= 0 <= high:
         msg = (
             f"{f.name} is infinite at 0, inside the interval {interval}, where no Chebyshev series "
@@ -321,8 +323,6 @@ def _chebyshev_times(
     EscapeError
         If a vector grows, which can only mean an eigenvalue outside.
     """
-    require_domain(f, interval.inner[0] if interval.inner else interval.low, _edge(interval))
-    interval = widened(interval, 0.0)
     low, high = interval
     floor = 0.0 if f.domain == "nonnegative" else -math.inf
     series = expand(lambda x: values_of(f, np.maximum(x, floor)), low, high, steps + 1)
@@ -330,7 +330,7 @@ def _chebyshev_times(
     if not np.all(np.isfinite(c)):
         raise ValueError(infinite(f, low, high))
     tails = np.append(np.cumsum(np.abs(c[::-1]))[::-1][1:], 0.0) + series.tail
-    center, half = (high + low) / 2, (high - low) / 2
+    center, half = (high + low) / 2, (high - low) / 2 or 1.0  # 1 for a multiple of the identity
     norms = np.sqrt(np.real(column_dots(block, block)))
 
     def apply(v: Array) -> Array:
@@ -352,10 +352,6 @@ def _chebyshev_times(
     size = np.sqrt(np.real(column_dots(total, total)))
     error = (tails[k] + 100 * eps(block) * float(np.abs(c).max())) * norms
     return Applied(total, error, size, series.resolved and interval.rigorous, k)
-
-
-def _edge(interval: SpectralBounds) -> float:
-    return 1e-6 * max(abs(interval.low), abs(interval.high))
 
 
 def _require_inside(vectors: Array, norms: Host, interval: SpectralBounds) -> None:

@@ -187,8 +187,8 @@ class _Small:
         size = max(len(factor.diagonal) for factor in factors)
         pairs = [_Ritz.of(factor) for factor in factors]
         seen = [pair for pair, norm in zip(pairs, self.norms, strict=True) if norm > 0]
-        low = float(min((pair.values[0] for pair in seen), default=0.0))
-        high = float(max((pair.values[-1] for pair in seen), default=0.0))
+        low = float(min((pair.values[0] for pair in seen), default=math.inf))
+        high = float(max((pair.values[-1] for pair in seen), default=-math.inf))
         known = UNBOUNDED if self.escaped(low, high) else self.known
         table, errors = np.zeros((size, len(pairs)), dtype=complex), np.zeros(len(pairs))
         rigorous = True
