@@ -11,8 +11,10 @@ from specdens.application import VectorEstimate, apply_function
 from specdens.counting import eigencount, spectral_bounds
 from specdens.density import density, local_density
 from specdens.functions import trace_function
+from specdens.likelihood import inv_quad_logdet
 from specdens.logdet import logdet, logpdet, slogdet
 from specdens.operators import Gram, Scaled, Shifted, Sum
+from specdens.quadratic_form import quadratic_form
 from specdens.results import AccuracyWarning, Estimate, SpectralBounds
 from specdens.spectral_density import SpectralDensity
 from specdens.trace import trace
@@ -27,6 +29,8 @@ __all__ = [
     "trace_function",
     # Functions of a matrix and vectors
     "apply_function",
+    "quadratic_form",
+    "inv_quad_logdet",
     # Spectra
     "density",
     "local_density",

@@ -51,6 +51,7 @@ __all__ = [
     "in_blocks",
     "in_result_precision",
     "is_small",
+    "require_series",
 ]
 
 Host: TypeAlias = np.ndarray[Any, Any]
@@ -211,7 +212,7 @@ def _applied(
     known = problem.known
     if used == "chebyshev":
         known = bounds_for(counted, known, stated=problem.stated, key=0)
-        _require_series(f, known)
+        require_series(f, known)
     parts = []
     for columns in in_blocks(block):
         try:
@@ -295,7 +296,7 @@ def _exact(problem: Problem, f: ScalarFunction, block: Array) -> tuple[Array, Ve
     )
 
 
-def _require_series(f: ScalarFunction, interval: SpectralBounds) -> None:
+def require_series(f: ScalarFunction, interval: SpectralBounds) -> None:
     """Raise a ValueError if f has no Chebyshev series on the interval."""
     low, high = interval
     largest = max(abs(low), abs(high))
