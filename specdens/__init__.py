@@ -8,9 +8,11 @@
 
 from specdens.adapters import aslinearoperator
 from specdens.application import VectorEstimate, apply_function
+from specdens.correlation import DoubleMoments, double_moments
 from specdens.counting import eigencount, spectral_bounds
 from specdens.density import density, local_density
 from specdens.functions import trace_function
+from specdens.green import greens_function
 from specdens.likelihood import inv_quad_logdet
 from specdens.logdet import logdet, logpdet, slogdet
 from specdens.operators import Gram, Scaled, Shifted, Sum
@@ -31,6 +33,8 @@ __all__ = [
     "apply_function",
     "quadratic_form",
     "inv_quad_logdet",
+    "greens_function",
+    "double_moments",
     # Spectra
     "density",
     "local_density",
@@ -47,6 +51,7 @@ __all__ = [
     "VectorEstimate",
     "SpectralBounds",
     "SpectralDensity",
+    "DoubleMoments",
     "AccuracyWarning",
 ]  # fmt: skip
 
