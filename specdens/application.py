@@ -71,7 +71,7 @@ class VectorEstimate:
     Attributes
     ----------
     error : ndarray, shape (R,)
-        Of each column, in the 2-norm; on the host.
+        Of each column, in the 2-norm, with rounding; of `greens_function`, of each value.
     rigorous : bool
         Whether that is a true bound (in exact arithmetic); otherwise an inflated extrapolation.
     converged : bool
@@ -124,8 +124,8 @@ def apply_function(
     steps : int
         At most so many products with each column (per pass).
     rtol : float, optional
-        Stop when the estimated error of each column is below this share of its norm. Default the
-        square root of the unit roundoff.
+        Stop when the estimated error of each column, rounding apart, is below this share of its
+        norm. Default the square root of the unit roundoff.
     method : {"auto", "exact", "lanczos", "chebyshev"}
         ``"auto"`` takes all eigenvectors of explicit matrices up to n = 1024, else Lanczos.
     shift : float
@@ -228,10 +228,11 @@ def _applied(
         flags = (*flags, *((ESCAPED,) if problem.stated else ()))
     error = np.concatenate([part.error for part in parts])
     norm = np.concatenate([part.norm for part in parts])
+    rounding = np.concatenate([part.rounding for part in parts])
     return op.xp.concat([part.block for part in parts], axis=1), VectorEstimate(
         error=error,
         rigorous=all(part.rigorous for part in parts) and ESCAPED not in flags,
-        converged=not flags and bool(np.all(error <= rtol * norm)),
+        converged=not flags and bool(np.all(error - rounding <= rtol * norm)),
         flags=flags,
         steps=max(part.steps for part in parts),
         matvecs=problem.matvecs + counted.count,
@@ -351,8 +352,9 @@ def _chebyshev_times(
         total = total + combined([current], np.full((1, block.shape[1]), c[k]), block)
     _require_inside(current, norms, interval)
     size = np.sqrt(np.real(column_dots(total, total)))
-    error = (tails[k] + 100 * eps(block) * float(np.abs(c).max())) * norms
-    return Applied(total, error, size, series.resolved and interval.rigorous, k)
+    rounding = 100 * eps(block) * float(np.abs(c).max()) * norms
+    rigorous = series.resolved and interval.rigorous
+    return Applied(total, tails[k] * norms + rounding, rounding, size, rigorous, k)
 
 
 def _require_inside(vectors: Array, norms: Host, interval: SpectralBounds) -> None:

@@ -19,9 +19,9 @@ F = {
     "xlogx": lambda x: x * np.log(x),
     "square": lambda x: x**2,
 }
-EIGENVALUES = np.linspace(0.4, 3, 30)
+EIGENVALUES = np.linspace(0.4, 3, 14)
 RNG = np.random.default_rng(8)
-B = RNG.standard_normal((30, 3))
+B = RNG.standard_normal((14, 3))
 
 
 def truth(a, f, b):
@@ -46,7 +46,7 @@ def test_every_method_agrees(backend, how, name, dtype):
         assert str(found.dtype).endswith(dtype)
     one = apply_function(backend(a), name, backend(B[:, 0]), method=how, bounds=(0.4, 3.0))
     assert np.allclose(to_host(one), truth(a, F[name], B[:, 0]), rtol=1e-6, atol=1e-6)
-    assert one.shape == (30,)
+    assert one.shape == (14,)
 
 
 @pytest.mark.parametrize("how", METHODS)
@@ -93,8 +93,8 @@ def test_shifts_and_inverse_functions(shift, scale, seed, n):
 def test_zeros_and_empty_blocks(backend, how, quiet):
     a = backend(with_spectrum(EIGENVALUES, rng=1))
     options = {"method": how, "bounds": (0.4, 3.0)}
-    assert np.all(to_host(apply_function(a, "log", backend(np.zeros(30)), **options)) == 0)
-    assert apply_function(a, "log", backend(np.zeros((30, 0))), **options).shape == (30, 0)
+    assert np.all(to_host(apply_function(a, "log", backend(np.zeros(14)), **options)) == 0)
+    assert apply_function(a, "log", backend(np.zeros((14, 0))), **options).shape == (14, 0)
     empty = backend(np.zeros((0, 0)))
     assert apply_function(empty, "log", backend(np.zeros((0, 2))), method=how).shape == (0, 2)
     one = apply_function(backend(np.full((1, 1), 4.0)), "sqrt", backend(np.ones(1)), method=how)
@@ -105,8 +105,8 @@ def test_zeros_and_empty_blocks(backend, how, quiet):
 
 @pytest.mark.parametrize("how", ["lanczos", "chebyshev"])
 def test_too_few_steps_are_said(how):
-    op = laplacian(40, 40)
-    b = RNG.standard_normal(1600)
+    op = laplacian(24, 24)
+    b = RNG.standard_normal(576)
     with pytest.warns(AccuracyWarning, match="Raise steps"):
         _, info = apply_function(
             op, "log", b, steps=12, method=how, bounds=(1e-3, 8.0), return_info=True
@@ -168,15 +168,15 @@ def test_sparse_matrices_and_lists():
 @pytest.mark.parametrize(
     ("change", "error", "text"),
     [
-        ({"B": np.ones(29)}, ValueError, r"expected \(30,\) or \(30, R\)"),
-        ({"B": np.ones((1, 30, 1))}, ValueError, "shape"),
-        ({"B": np.full(30, np.nan)}, ValueError, "NaN"),
-        ({"B": np.array(["a"] * 30)}, TypeError, "type"),
+        ({"B": np.ones(13)}, ValueError, r"expected \(14,\) or \(14, R\)"),
+        ({"B": np.ones((1, 14, 1))}, ValueError, "shape"),
+        ({"B": np.full(14, np.nan)}, ValueError, "NaN"),
+        ({"B": np.array(["a"] * 14)}, TypeError, "type"),
         ({"f": "sin"}, ValueError, "expected one of"),
         ({"f": 3}, TypeError, "callable"),
         ({"f": lambda x: x.sum()}, ValueError, "vectorised"),
-        ({"A": np.ones((30, 29))}, ValueError, "square"),
-        ({"A": np.triu(np.ones((30, 30)))}, ValueError, "not Hermitian"),
+        ({"A": np.ones((14, 13))}, ValueError, "square"),
+        ({"A": np.triu(np.ones((14, 14)))}, ValueError, "not Hermitian"),
         ({"steps": 0}, ValueError, "steps"),
         ({"rtol": 0.0}, ValueError, "rtol"),
         ({"method": "cg"}, ValueError, "method"),
@@ -189,7 +189,19 @@ def test_bad_input(change, error, text):
 
 
 def test_an_operator_that_is_not_hermitian():
-    a = RNG.standard_normal((30, 30))
-    op = aslinearoperator(lambda v: a @ v, n=30, hermitian=True)
+    a = RNG.standard_normal((14, 14))
+    op = aslinearoperator(lambda v: a @ v, n=14, hermitian=True)
     with pytest.raises(ValueError, match="not Hermitian"):
         apply_function(op, "exp", B)
+
+
+def test_rounding_is_told_from_truncation():
+    x = np.geomspace(1e-7, 1, 60)
+    b = np.ones(60)
+    a = with_spectrum(x, rng=1)
+    found, info = apply_function(a, "inv", b, method="lanczos", return_info=True)
+    off = np.linalg.norm(a @ found - b)
+    assert info.converged
+    assert off < 1e-6 * np.linalg.norm(b)
+    with pytest.warns(AccuracyWarning, match="ill-conditioned"):
+        apply_function(a.astype(np.float32), "inv", b, shift=1e-4, method="lanczos")

