@@ -29,7 +29,7 @@ from specdens.estimation import ESCAPED, SINGULAR, finite_pair
 from specdens.exact import UNIT, dense_of
 from specdens.linear_operator import LinearOperator
 from specdens.matrix_function import Applied, combined, infinite, lanczos_times, values_of
-from specdens.moments import EscapeError
+from specdens.moments import EscapeError, chebyshev_vectors, require_inside
 from specdens.operators import Counting
 from specdens.preparation import (
     Problem,
@@ -332,38 +332,19 @@ def _chebyshev_times(
     if not np.all(np.isfinite(c)):
         raise ValueError(infinite(f, low, high))
     tails = np.append(np.cumsum(np.abs(c[::-1]))[::-1][1:], 0.0) + series.tail
-    center, half = (high + low) / 2, (high - low) / 2 or 1.0  # 1 for a multiple of the identity
-    norms = np.sqrt(np.real(column_dots(block, block)))
-
-    def apply(v: Array) -> Array:
-        return (op.matmat(v) - center * v) / half
-
-    previous, current = block, apply(block)
-    total = combined([previous, current], np.stack([c[:2]] * block.shape[1], axis=1), block)
-    k, size = 1, norms
-    while k < steps:
-        if k % 8 == 0 or tails[k] == 0:
-            _require_inside(current, norms, interval)
+    squares = np.real(column_dots(block, block))
+    norms, size = np.sqrt(squares), np.sqrt(squares)
+    total = block * 0
+    for k, vectors in enumerate(chebyshev_vectors(op, block, low, high)):
+        total = total + combined([vectors], np.full((1, block.shape[1]), c[k]), block)
+        if k % 8 == 7 or tails[k] == 0 or k == steps:
+            require_inside(vectors, squares, low, high)
             size = np.sqrt(np.real(column_dots(total, total)))
-            if np.all(tails[k] * norms <= rtol * size):
+            if k == steps or np.all(tails[k] * norms <= rtol * size):
                 break
-        previous, current = current, 2 * apply(current) - previous
-        k += 1
-        total = total + combined([current], np.full((1, block.shape[1]), c[k]), block)
-    _require_inside(current, norms, interval)
-    size = np.sqrt(np.real(column_dots(total, total)))
     rounding = 100 * eps(block) * float(np.abs(c).max()) * norms
     rigorous = series.resolved and interval.rigorous
     return Applied(total, tails[k] * norms + rounding, rounding, size, rigorous, k)
-
-
-def _require_inside(vectors: Array, norms: Host, interval: SpectralBounds) -> None:
-    """Raise if ``|T_k(B) b|`` exceeds ``|b|``."""
-    found = np.real(column_dots(vectors, vectors))
-    tolerance = 1 + (1000 + 10 * math.sqrt(vectors.shape[0])) * eps(vectors)
-    if not np.all(np.isfinite(found)) or np.any(found > tolerance * norms**2):
-        msg = f"a Chebyshev vector grows: the spectrum is not inside {interval}."
-        raise EscapeError(msg)
 
 
 def columns_like(op: LinearOperator, x: Any, name: str) -> tuple[Array, bool]:

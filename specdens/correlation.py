@@ -8,19 +8,19 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Any, TypeAlias
 
 import numpy as np
 
-from specdens._arrays import Array, column_dots, eps, is_complex, namespace, to_host
+from specdens._arrays import Array, column_dots, is_complex, namespace, to_host
 from specdens._probes import Probes
 from specdens.adapters import aslinearoperator
 from specdens.chebyshev import damping, to_unit
 from specdens.estimation import ESCAPED
 from specdens.linear_operator import LinearOperator
-from specdens.moments import EscapeError
+from specdens.moments import EscapeError, chebyshev_vectors, require_inside
 from specdens.operators import Counting
 from specdens.preparation import checked_count, prepare, require_states
 from specdens.results import UNBOUNDED, AccuracyWarning, SpectralBounds
@@ -193,7 +193,7 @@ def _of_block(
     """Return ``<T_j B^H z | C T_k z>`` of each column z, shape (R, N, N), some j at a time."""
     n, probes = start.shape
     width = max(1, min(count, 2 * BLOCK_BYTES // (16 * n * probes)))
-    lefts = _chebyshev_vectors(op, _adjoint_times(b, start), interval)
+    lefts = chebyshev_vectors(op, _adjoint_times(b, start), *interval)
     rows = []
     for first in range(0, count, width):
         left = _stacked([next(lefts) for _ in range(min(width, count - first))])
@@ -226,11 +226,11 @@ def _against_all(
     """Return the products of some left vectors, shape (R, W, n), with all right ones."""
     xp = namespace(start)
     bras = xp.conj(bras) if is_complex(bras) else bras
-    rights = _chebyshev_vectors(op, start, interval)
+    rights, squares = chebyshev_vectors(op, start, *interval), np.real(column_dots(start, start))
     found = []
     for first in range(0, count, RIGHT_AT_ONCE):
         kets = [next(rights) for _ in range(min(RIGHT_AT_ONCE, count - first))]
-        _require_inside(kets[-1], start, interval)
+        require_inside(kets[-1], squares, *interval)
         right = _stacked([v if c is None else c.matmat(v) for v in kets])
         found.append(to_host(bras @ xp.permute_dims(right, (2, 1, 0))))
     return np.concatenate(found, axis=2)
@@ -241,34 +241,6 @@ def _stacked(vectors: list[Array]) -> Array:
     xp = namespace(vectors[0])
     block = xp.stack(vectors)
     return xp.astype(block, xp.complex128 if is_complex(block) else xp.float64, copy=False)
-
-
-def _chebyshev_vectors(
-    op: LinearOperator, start: Array, interval: SpectralBounds
-) -> Iterator[Array]:
-    """Give the vectors ``T_k v`` away.
-
-    Yields
-    ------
-    array, shape (n, R)
-    """
-    center, half = (interval.low + interval.high) / 2, (interval.high - interval.low) / 2
-    previous = start
-    yield previous
-    current = (op.matmat(start) - center * start) / half
-    while True:
-        yield current
-        previous, current = current, 2 * (op.matmat(current) - center * current) / half - previous
-
-
-def _require_inside(vectors: Array, start: Array, interval: SpectralBounds) -> None:
-    """Raise if ``|T_k z|`` exceeds ``|z|``."""
-    size = np.real(column_dots(start, start))
-    found = np.real(column_dots(vectors, vectors))
-    tolerance = 1 + (1000 + 10 * math.sqrt(vectors.shape[0])) * eps(vectors)
-    if not np.all(np.isfinite(found)) or np.any(found > tolerance * size):
-        msg = f"a Chebyshev vector grows: the spectrum is not inside {interval}."
-        raise EscapeError(msg)
 
 
 @dataclass(frozen=True, kw_only=True)

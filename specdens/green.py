@@ -1,8 +1,8 @@
 r"""Green's functions ``<l| (z - A)^-1 |r>`` of Hermitian A, at many z from one run.
 
-Lanczos from r: with ``T = S diag(theta) S^T`` and the overlaps of l with the basis, the value is a
-sum over poles. Chebyshev: ``1/(z - t) = (1 + 2 sum_k u^k T_k(t)) / sqrt(z^2 - 1)`` with
-``u = z - sqrt(z^2 - 1)``, a series whose coefficients, and whose tail, are known in closed form.
+By Lanczos a sum over poles; by Chebyshev
+``1/(z - t) = (1 + 2 sum_k u^k T_k(t)) / sqrt(z^2 - 1)`` with ``u = z - sqrt(z^2 - 1)``, a series
+whose coefficients, and whose tail, are known in closed form.
 """
 
 from __future__ import annotations
@@ -10,21 +10,28 @@ from __future__ import annotations
 import logging
 import math
 import warnings
-from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 import numpy as np
 
-from specdens._arrays import Array, column_dots, eps, is_array, is_complex, namespace, to_host
-from specdens.application import VectorEstimate, columns_like, eigensystem, in_blocks, is_small
+from specdens._arrays import Array, column_dots, eps, is_array, is_complex, to_host
+from specdens.application import VectorEstimate, columns_like, eigensystem, is_small
 from specdens.chebyshev import KERNELS, damping
 from specdens.estimation import ESCAPED, finite_pair
 from specdens.exact import UNIT
-from specdens.lanczos import Tridiagonal, assembled, lanczos_steps
 from specdens.linear_operator import LinearOperator
 from specdens.moments import EscapeError
 from specdens.operators import Counting
+from specdens.pairs import (
+    Found,
+    Pairs,
+    distance_from,
+    largest,
+    overlaps,
+    pair_moments,
+    resolvent_by_poles,
+    sum_of_poles,
+)
 from specdens.preparation import (
     Problem,
     checked_count,
@@ -150,29 +157,6 @@ def greens_function(
     return (value, info) if return_info else value
 
 
-@dataclass(frozen=True)
-class _Task:
-    """The vectors, the scale ``|l| |r|`` of the values, and which pairs are equal.
-
-    Attributes
-    ----------
-    left, right : array, shape (n, L), (n, R)
-    scale : ndarray, shape (L, R)
-    equal : ndarray of bool, shape (L, R)
-    same : bool
-        Whether the two blocks are one.
-    axes : tuple of int
-        Of a result.
-    """
-
-    left: Array
-    right: Array
-    scale: Host
-    equal: Host
-    same: bool
-    axes: tuple[int, ...]
-
-
 def _points(z: Any) -> Host:
     """Return z on the host, complex."""
     points: Host = np.asarray(to_host(z) if is_array(z) else z)
@@ -182,7 +166,7 @@ def _points(z: Any) -> Host:
     return points.astype(np.complex128)
 
 
-def _task(problem: Problem, left: Any, right: Any) -> _Task:
+def _task(problem: Problem, left: Any, right: Any) -> Pairs:
     a, one = _vectors(problem.op, left, "left")
     b, other = (a, one) if right is None else _vectors(problem.op, right, "right")
     xp = problem.op.xp
@@ -197,7 +181,7 @@ def _task(problem: Problem, left: Any, right: Any) -> _Task:
     table = np.array(equal, dtype=bool).reshape(a.shape[1], b.shape[1])
     same = right is None or (table.shape[0] == table.shape[1] and bool(np.all(np.diag(table))))
     axes = (() if one else (a.shape[1],)) + (() if other else (b.shape[1],))
-    return _Task(a, b, np.outer(*norms), table, same, axes)
+    return Pairs(a, b, np.outer(*norms), table, same, axes)
 
 
 def _vectors(op: LinearOperator, given: Any, name: str) -> tuple[Array, bool]:
@@ -243,14 +227,8 @@ def _warn(info: VectorEstimate) -> None:
     warnings.warn(msg, AccuracyWarning, stacklevel=3)
 
 
-def _distance(z: Host, low: float, high: float) -> Host:
-    """Return the distance of points from an interval."""
-    beyond = np.maximum(np.maximum(low - z.real, z.real - high), 0.0)
-    return np.asarray(np.hypot(beyond, z.imag))
-
-
 def _resolvent(
-    problem: Problem, task: _Task, points: Host, steps: int, rtol: float, method: str
+    problem: Problem, task: Pairs, points: Host, steps: int, rtol: float, method: str
 ) -> tuple[Host, VectorEstimate]:
     """Return the resolvent itself, shape (Z, L, R)."""
     z = points.ravel()
@@ -270,36 +248,24 @@ def _resolvent(
         except EscapeError as error:
             _log.info("%s Running Lanczos instead.", error)
             known, flags = UNBOUNDED, (ESCAPED,) if problem.stated else ()
-    found = _by_poles(op, task, z, steps, rtol, known)
+    found = resolvent_by_poles(op, task, z, steps, rtol, known)
     if found.escaped:
         flags = (ESCAPED,)
     return _judged(problem, op, task, z, rtol, "lanczos", found, known, flags)
 
 
-@dataclass(frozen=True)
-class _Found:
-    """Values and errors, shape (Z, L, R)."""
-
-    values: Host
-    errors: Host
-    distance: Host
-    rigorous: bool
-    steps: int
-    escaped: bool = False
-
-
 def _judged(
     problem: Problem,
     op: Counting,
-    task: _Task,
+    task: Pairs,
     z: Host,
     rtol: float,
     method: str,
-    found: _Found,
+    found: Found,
     bounds: SpectralBounds,
     flags: tuple[str, ...],
 ) -> tuple[Host, VectorEstimate]:
-    allowed = rtol * _most(task, found.distance)
+    allowed = rtol * largest(task, found.distance)
     info = VectorEstimate(
         error=found.errors,
         rigorous=found.rigorous and not flags,
@@ -313,134 +279,17 @@ def _judged(
     return found.values, info
 
 
-def _most(task: _Task, distance: Host) -> Host:
-    """Return ``|l| |r| / dist(z)``: the most that a value can be."""
-    with np.errstate(divide="ignore", invalid="ignore"):
-        most = task.scale[None, :, :] / distance[:, None, None]
-    return np.where(np.isfinite(most), most, 0.0)
-
-
-def _exact(problem: Problem, task: _Task, z: Host) -> tuple[Host, VectorEstimate]:
+def _exact(problem: Problem, task: Pairs, z: Host) -> tuple[Host, VectorEstimate]:
     spectrum, basis, matvecs = eigensystem(problem)
     x = to_host(spectrum)
-    bras, kets = _overlaps(task.left, basis), np.conj(_overlaps(task.right, basis))
+    bras, kets = overlaps(task.left, basis), np.conj(overlaps(task.right, basis))
     weights = bras[:, None, :] * kets[None, :, :]
     gap = np.abs(z[:, None] - x[None, :]).min(axis=1)
     if not np.all(gap > 0):
         msg = f"z = {z[gap == 0][0]} is an eigenvalue of A; move it off the real axis."
         raise ValueError(msg)
     error = 100 * UNIT * max(abs(x[0]), abs(x[-1])) / gap[:, None, None] ** 2 * task.scale
-    return _sum_of_poles(z, x, weights), VectorEstimate(error=error, matvecs=matvecs)
-
-
-def _overlaps(vectors: Array, block: Array) -> Host:
-    """Return ``vectors^H block`` in double precision: a small matrix, on the host."""
-    xp = namespace(vectors, block)
-    dtype = xp.complex128 if is_complex(vectors) or is_complex(block) else xp.float64
-    a, b = xp.astype(vectors, dtype), xp.astype(block, dtype)
-    return to_host(xp.matrix_transpose(xp.conj(a) if is_complex(a) else a) @ b)
-
-
-def _sum_of_poles(z: Host, poles: Host, weights: Host) -> Host:
-    """Return ``sum_k w_lrk / (z - x_k)``, shape (Z, L, R), some points at a time."""
-    flat = weights.reshape(-1, weights.shape[-1]).T
-    chunks = np.array_split(z, 1 + len(z) // 256)
-    sums = [(1 / (chunk[:, None] - poles[None, :])) @ flat for chunk in chunks]
-    return np.concatenate(sums).reshape(len(z), *weights.shape[:-1])
-
-
-def _by_poles(
-    op: LinearOperator, task: _Task, z: Host, steps: int, rtol: float, known: SpectralBounds
-) -> _Found:
-    """Run Lanczos from all right vectors, until the bound of the error is small enough."""
-    parts, start = [], 0
-    for block in in_blocks(task.right):
-        columns = slice(start, start + block.shape[1])
-        part = _Task(
-            task.left, block, task.scale[:, columns], task.equal[:, columns], False, task.axes
-        )
-        parts.append(_run(op, part, z, steps, rtol, known))
-        start = columns.stop
-    return _Found(
-        np.concatenate([part.values for part in parts], axis=2),
-        np.concatenate([part.errors for part in parts], axis=2),
-        np.min([part.distance for part in parts], axis=0),
-        all(part.rigorous for part in parts),
-        max(part.steps for part in parts),
-        any(part.escaped for part in parts),
-    )
-
-
-def _run(
-    op: LinearOperator, task: _Task, z: Host, steps: int, rtol: float, known: SpectralBounds
-) -> _Found:
-    alphas: list[Host] = []
-    betas: list[Host] = []
-    overlaps: list[Host] = []
-    unit, check = eps(task.right), 16
-    for step in lanczos_steps(op, task.right, steps):
-        alphas.append(step.alpha)
-        betas.append(step.beta)
-        overlaps.append(_overlaps(task.left, step.q))
-        if len(alphas) == check:
-            check += max(8, check // 4)
-            found = _from_factors(task, assembled(alphas, betas), overlaps, z, known, unit)
-            if np.all(found.errors <= rtol * _most(task, found.distance)):
-                return found
-    return _from_factors(task, assembled(alphas, betas), overlaps, z, known, unit)
-
-
-def _from_factors(
-    task: _Task,
-    factors: list[Tridiagonal],
-    overlaps: list[Host],
-    z: Host,
-    known: SpectralBounds,
-    unit: float,
-) -> _Found:
-    """Return values and errors after the steps so far."""
-    table = np.stack(overlaps)  # (m, L, R)
-    norms = np.sqrt(np.real(column_dots(task.right, task.right)))
-    # For equal vectors that is the first unit vector: the basis need not stay orthogonal then.
-    first = (np.arange(len(table)) == 0)[:, None, None] * norms
-    table = np.where(task.equal, first, table)
-    pairs = [_eigen(factor) for factor in factors]
-    low = min(float(values[0]) for values, _ in pairs)
-    high = max(float(values[-1]) for values, _ in pairs)
-    noise = 1000 * unit * max(abs(low), abs(high))
-    escaped = low < known.low - noise or high > known.high + noise
-    known = UNBOUNDED if escaped else known
-    # Without an end that is known the distance is that from the real axis.
-    distance = _distance(z, known.low, known.high)
-    rigorous = bool(np.all(distance > 0))
-    if not rigorous:
-        nearest = [np.abs(z[:, None] - values[None, :]).min(axis=1) for values, _ in pairs]
-        distance = np.where(distance > 0, distance, np.min(nearest, axis=0) / 2)
-    rounding = 10 * unit * max(abs(low), abs(high)) / distance
-    values: list[Host] = []
-    errors: list[Host] = []
-    for r, (factor, (theta, s)) in enumerate(zip(factors, pairs, strict=True)):
-        m = len(theta)
-        weights = norms[r] * (table[:m, :, r].T @ s) * s[0]
-        with np.errstate(divide="ignore", invalid="ignore"):
-            values.append(_sum_of_poles(z, theta, weights))
-            corner = _sum_of_poles(z, theta, s[-1] * s[0])
-        residual = factor.residual * np.abs(corner)[:, None]
-        # For equal vectors the error is a product of two residuals (Galerkin).
-        off = np.where(task.equal[:, r], np.minimum(residual, residual**2), residual)
-        errors.append((off + rounding[:, None]) / distance[:, None] * task.scale[:, r])
-    found: Host = np.stack(values, axis=2)
-    error: Host = np.where(np.isfinite(found), np.stack(errors, axis=2), np.inf)
-    return _Found(found, error, distance, rigorous, len(table), escaped)
-
-
-def _eigen(factor: Tridiagonal) -> tuple[Host, Host]:
-    from scipy.linalg import eigh_tridiagonal
-
-    if len(factor.diagonal) == 1:
-        return factor.diagonal, np.ones((1, 1))
-    values, vectors = eigh_tridiagonal(factor.diagonal, factor.off_diagonal)
-    return values, vectors
+    return sum_of_poles(z, x, weights), VectorEstimate(error=error, matvecs=matvecs)
 
 
 def _unit_circle(z: Host, low: float, high: float) -> tuple[Host, Host, float]:
@@ -454,15 +303,15 @@ def _unit_circle(z: Host, low: float, high: float) -> tuple[Host, Host, float]:
 
 def _by_series(
     op: LinearOperator,
-    task: _Task,
+    task: Pairs,
     z: Host,
     steps: int,
     rtol: float,
     interval: SpectralBounds,
-) -> _Found:
+) -> Found:
     """Return the resolvent by its Chebyshev series, of as many terms as the tail demands."""
     low, high = interval
-    distance = _distance(z, low, high)
+    distance = distance_from(z, low, high)
     u, root, half = _unit_circle(z, low, high)
     size = np.abs(u)
     if not np.all(size < 1):
@@ -476,16 +325,16 @@ def _by_series(
     with np.errstate(divide="ignore"):
         wanted = np.log(rtol / distance / front) / np.log(size)
     count = int(np.clip(np.ceil(np.max(wanted)), 2, most))
-    table, used = _two_vector_moments(op, task, count, interval)
+    table, used = pair_moments(op, task, count, interval)
     powers = u[:, None] ** np.arange(count) * np.where(np.arange(count) == 0, 1, 2)
     values = np.einsum("zk,klr->zlr", powers / (root * half)[:, None], table)
     tail = front * size**count + 100 * eps(task.right) / distance
     errors = tail[:, None, None] * task.scale[None, :, :]
-    return _Found(values, errors, distance, interval.rigorous, used)
+    return Found(values, errors, distance, interval.rigorous, used)
 
 
 def _broadened(
-    problem: Problem, task: _Task, points: Host, steps: int, kernel: str, method: str
+    problem: Problem, task: Pairs, points: Host, steps: int, kernel: str, method: str
 ) -> tuple[Host, VectorEstimate]:
     """Return the limit from above the real axis, broadened by a kernel, shape (Z, L, R)."""
     if method in {"exact", "lanczos"}:
@@ -503,11 +352,11 @@ def _broadened(
     interval = widened(bounds_for(op, problem.known, stated=problem.stated, key=0), MARGIN)
     flags: tuple[str, ...] = ()
     try:
-        table, used = _two_vector_moments(op, task, count, interval)
+        table, used = pair_moments(op, task, count, interval)
     except EscapeError:
         flags = (ESCAPED,)
         interval = widened(bounds_for(op, UNBOUNDED, stated=False, key=1), MARGIN)
-        table, used = _two_vector_moments(op, task, count, interval)
+        table, used = pair_moments(op, task, count, interval)
     u, root, half = _unit_circle(z, *interval)
     if not np.all(np.abs(root) > 0):
         msg = f"z is an end of the interval {interval}, where a kernel gives no value."
@@ -524,52 +373,3 @@ def _broadened(
         method="chebyshev",
         bounds=finite_pair(interval),
     )
-
-
-def _two_vector_moments(
-    op: LinearOperator, task: _Task, count: int, interval: SpectralBounds
-) -> tuple[Host, int]:
-    """Return ``<l| T_k |r>``, shape (count, L, R), and the products with each right vector.
-
-    For one block on both sides, ``2 T_j T_k = T_(j+k) + T_(j-k)`` gives two moments a product.
-
-    Raises
-    ------
-    EscapeError
-        If a moment exceeds ``|l| |r|``.
-    """
-    low, high = interval
-    tolerance = 1 + (1000 + 10 * math.sqrt(op.shape[0])) * eps(task.right)
-    table: list[Host] = []
-    previous: Array = None
-    for k, v in enumerate(_chebyshev_vectors(op, task.right, (low + high) / 2, (high - low) / 2)):
-        if k == 0 or not task.same:
-            table.append(_overlaps(task.left, v))
-        else:
-            odd = _overlaps(previous, v)
-            table.append(odd if k == 1 else 2 * odd - table[1])
-            table.append(2 * _overlaps(v, v) - table[0])
-        if not np.all(np.abs(table[-1]) <= tolerance * task.scale):
-            msg = f"moment {len(table)} exceeds |l| |r|: the spectrum is not inside {interval}."
-            raise EscapeError(msg)
-        if len(table) >= count:
-            break
-        previous = v
-    return np.stack(table[:count]), k
-
-
-def _chebyshev_vectors(
-    op: LinearOperator, start: Array, center: float, half: float
-) -> Iterator[Array]:
-    """Give the vectors ``T_k(B) v`` away, B being A mapped to [-1, 1].
-
-    Yields
-    ------
-    array, shape (n, R)
-    """
-    previous, current = start, (op.matmat(start) - center * start) / half
-    yield previous
-    yield current
-    while True:
-        previous, current = current, 2 * (op.matmat(current) - center * current) / half - previous
-        yield current
