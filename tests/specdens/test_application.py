@@ -205,3 +205,10 @@ def test_rounding_is_told_from_truncation():
     assert off < 1e-6 * np.linalg.norm(b)
     with pytest.warns(AccuracyWarning, match="ill-conditioned"):
         apply_function(a.astype(np.float32), "inv", b, shift=1e-4, method="lanczos")
+
+
+def test_vectors_of_another_library():
+    torch = pytest.importorskip("torch")
+    a = torch.eye(14, dtype=torch.float64)
+    with pytest.raises(ValueError, match="expected the library and device"):
+        apply_function(a, "exp", B)
