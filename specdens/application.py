@@ -28,7 +28,14 @@ from specdens.chebyshev import expand
 from specdens.estimation import ESCAPED, SINGULAR, finite_pair
 from specdens.exact import UNIT, dense_of
 from specdens.linear_operator import LinearOperator
-from specdens.matrix_function import Applied, combined, infinite, lanczos_times, values_of
+from specdens.matrix_function import (
+    Applied,
+    change_by_rounding,
+    combined,
+    infinite,
+    lanczos_times,
+    values_of,
+)
 from specdens.moments import EscapeError, chebyshev_vectors, require_inside
 from specdens.operators import Counting
 from specdens.preparation import (
@@ -288,12 +295,15 @@ def _exact(problem: Problem, f: ScalarFunction, block: Array) -> tuple[Array, Ve
     values = xp.asarray(y, dtype=dtype, device=problem.op.device)
     scaled = xp.astype(inside, dtype) * values[:, None]
     found = xp.astype(basis, dtype) @ scaled
-    largest = float(np.max(np.abs(y), initial=0.0))
+    off = 100 * UNIT * np.abs(y).max() + change_by_rounding(f, x, UNIT).max()
     norms = np.sqrt(np.real(column_dots(block, block)))
     smallest = float(np.min(np.abs(x)))
     flags = (SINGULAR,) if f.pole and 0 < smallest <= noise else ()
     return found, VectorEstimate(
-        error=100 * UNIT * largest * norms, converged=not flags, flags=flags, matvecs=matvecs
+        error=off * norms,
+        converged=not flags,
+        flags=flags,
+        matvecs=matvecs,
     )
 
 

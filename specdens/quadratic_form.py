@@ -14,6 +14,7 @@ from specdens.application import columns_like, eigensystem, in_blocks, is_small,
 from specdens.estimation import ESCAPED, INDEFINITE, SINGULAR, advice, finite_pair
 from specdens.exact import UNIT
 from specdens.lanczos import Tridiagonal, tridiagonalize
+from specdens.matrix_function import change_by_rounding
 from specdens.moments import EscapeError, chebyshev_moments
 from specdens.operators import Counting
 from specdens.preparation import (
@@ -176,16 +177,17 @@ def _exact(problem: Problem, f: ScalarFunction, block: Array) -> list[Estimate]:
     adjoint = xp.conj(adjoint) if is_complex(adjoint) else adjoint
     weights = to_host(xp.abs(xp.astype(adjoint, dtype) @ xp.astype(block, dtype))) ** 2
     flags = (SINGULAR,) if f.pole and 0 < np.abs(x).min() <= noise else ()
+    change = change_by_rounding(f, x, UNIT)
     found = []
     for w in weights.T:
         # A component that is rounding noise does not count, even beside an infinity.
         seen = (w > (100 * UNIT) ** 2 * w.sum()) | np.isfinite(y)
         total = np.sum(w[seen] * y[seen])
-        size = float(np.sum(w[seen] * np.abs(y[seen])))
+        off = float(np.sum(w[seen] * (100 * UNIT * np.abs(y[seen]) + change[seen])))
         found.append(
             Estimate(
                 value=total.item(),
-                bias_bound=100 * UNIT * size if math.isfinite(size) else 0.0,
+                bias_bound=off if math.isfinite(off) else 0.0,
                 converged=not flags,
                 flags=flags,
                 matvecs=matvecs,

@@ -212,3 +212,12 @@ def test_vectors_of_another_library():
     a = torch.eye(14, dtype=torch.float64)
     with pytest.raises(ValueError, match="expected the library and device"):
         apply_function(a, "exp", B)
+
+
+def test_rounding_of_the_exact_way():
+    x = np.geomspace(1e-9, 1, 40)
+    a = with_spectrum(x, rng=1)
+    b = RNG.standard_normal((40, 5))
+    found, info = apply_function(a, "inv", b, method="exact", return_info=True)
+    assert np.all(np.linalg.norm(found - np.linalg.solve(a, b), axis=0) <= info.error)
+    assert np.all(info.error < 0.1 * np.linalg.norm(found, axis=0))
