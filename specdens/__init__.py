@@ -7,11 +7,16 @@
 """
 
 from specdens.adapters import aslinearoperator
+from specdens.application import VectorEstimate, apply_function
+from specdens.correlation import DoubleMoments, double_moments
 from specdens.counting import eigencount, spectral_bounds
 from specdens.density import density, local_density
 from specdens.functions import trace_function
+from specdens.green import greens_function
+from specdens.likelihood import inv_quad_logdet
 from specdens.logdet import logdet, logpdet, slogdet
 from specdens.operators import Gram, Scaled, Shifted, Sum
+from specdens.quadratic_form import quadratic_form
 from specdens.results import AccuracyWarning, Estimate, SpectralBounds
 from specdens.spectral_density import SpectralDensity
 from specdens.trace import trace
@@ -24,6 +29,12 @@ __all__ = [
     # Traces
     "trace",
     "trace_function",
+    # Functions of a matrix and vectors
+    "apply_function",
+    "quadratic_form",
+    "inv_quad_logdet",
+    "greens_function",
+    "double_moments",
     # Spectra
     "density",
     "local_density",
@@ -37,8 +48,10 @@ __all__ = [
     "Sum",
     # What comes back
     "Estimate",
+    "VectorEstimate",
     "SpectralBounds",
     "SpectralDensity",
+    "DoubleMoments",
     "AccuracyWarning",
 ]  # fmt: skip
 

@@ -14,6 +14,7 @@ from specdens.adapters import DenseOperator, ExplicitOperator
 from specdens.linear_operator import LinearOperator
 
 __all__ = [
+    "NOISE",
     "UNIT",
     "Factored",
     "dense_is_small",
