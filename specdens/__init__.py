@@ -9,6 +9,7 @@
 from specdens.adapters import aslinearoperator
 from specdens.counting import eigencount, spectral_bounds
 from specdens.density import density, local_density
+from specdens.diagonal import DiagonalEstimate, diagonal, diagonal_function
 from specdens.functions import trace_function
 from specdens.logdet import logdet, logpdet, slogdet
 from specdens.operators import Gram, Scaled, Shifted, Sum
@@ -24,6 +25,9 @@ __all__ = [
     # Traces
     "trace",
     "trace_function",
+    # Diagonals
+    "diagonal",
+    "diagonal_function",
     # Spectra
     "density",
     "local_density",
@@ -37,6 +41,7 @@ __all__ = [
     "Sum",
     # What comes back
     "Estimate",
+    "DiagonalEstimate",
     "SpectralBounds",
     "SpectralDensity",
     "AccuracyWarning",

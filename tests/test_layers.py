@@ -10,7 +10,7 @@ ROOT = Path(__file__).parents[1]
 SPECDENS = """
     _arrays _probes chebyshev results linear_operator adapters operators lanczos quadrature moments
     bounds exact preparation sampling scalar_functions truncation estimation functions logdet
-    sketch tolerance effort leave_one_out hutch_plus_plus trace
+    matrix_function sketch tolerance effort leave_one_out hutch_plus_plus trace diagonal
     spectral_density density counting __init__ testing plotting files cli __main__
 """
 
