@@ -34,13 +34,15 @@ from specdens.preparation import (
 from specdens.results import AccuracyWarning
 from specdens.sampling import by_blocks, probes_for
 from specdens.scalar_functions import ScalarFunction, require_domain, scalar_function
-from specdens.sketch import Sketch, adjoint, gram, left_out, product
+from specdens.sketch import Sketch, adjoint, draw, gram, left_out, product
 
 __all__ = ["DiagonalEstimate", "diagonal", "diagonal_function"]
 
 METHODS = ("auto", "exact", "hutchinson", "diag++", "xdiag")
 
-LEAST = {"hutchinson": 2, "diag++": 3, "xdiag": 2}
+XDIAG_OR_PROBES = "xdiag or hutchinson"
+
+LEAST = {"hutchinson": 2, "diag++": 3, "xdiag": 2, XDIAG_OR_PROBES: 4}
 """Random vectors without which a method has no error estimate."""
 
 XDIAG_FROM = 64
@@ -107,8 +109,9 @@ def diagonal(
         products on each, Hutchinson 1; Diag++ makes a basis from one half of them, at 2 products
         each. Where that makes n products or more, n give the exact diagonal.
     method : {"auto", "exact", "hutchinson", "diag++", "xdiag"}
-        ``"auto"`` reads the diagonal where there is one. Of an operator it is ``"hutchinson"``, or
-        with a budget ``"xdiag"`` if it is Hermitian. ``"diag++"`` and ``"xdiag"`` need the adjoint
+        ``"auto"`` reads the diagonal where there is one. Of an operator it is ``"hutchinson"``;
+        with a budget, if it is Hermitian, ``"xdiag"`` unless half of the products show a spectrum
+        so flat that ``"hutchinson"`` is better. ``"diag++"`` and ``"xdiag"`` need the adjoint
         product. Below n = 64 ``"xdiag"`` is exact, for n products.
     max_matvecs : int, optional
         A budget of products, instead of `probes`. n or more: the exact diagonal.
@@ -291,7 +294,7 @@ def _estimated(
     n = op.shape[0]
     require_distribution(distribution)
     if method == "auto":
-        method = "xdiag" if limit is not None and op.hermitian else "hutchinson"
+        method = XDIAG_OR_PROBES if limit is not None and op.hermitian else "hutchinson"
     if method in {"diag++", "xdiag"}:
         require_plain(method, probes, distribution)
     if n == 0 or method == "exact":
@@ -300,8 +303,10 @@ def _estimated(
         return _hutchinson(op, probes_for(op, probes, rng, distribution))
     key = key_of(rng)
     count = vectors_for(method, n, probes, limit, LEAST)
-    if count is None or (method == "xdiag" and n < XDIAG_FROM):
+    if count is None or (method in {"xdiag", XDIAG_OR_PROBES} and n < XDIAG_FROM):
         return _by_unit_vectors(op)
+    if method == XDIAG_OR_PROBES:
+        return _xdiag_or_probes(op, count, key)
     if method == "xdiag":
         return _xdiag(op, count, key)
     if method == "hutchinson":
@@ -378,6 +383,17 @@ class _Sums:
         scatter = xp.where(scatter > 0, scatter, xp.zeros_like(scatter))
         return self.reference + change, scatter / self.w**2
 
+    def estimate(self, count: int, key: int | None) -> DiagonalEstimate:
+        """Return the ratio with its standard error, from the scatter over so many probes."""
+        value, scatter = self.ratio()
+        return DiagonalEstimate(
+            value=value,
+            stderr=namespace(value).sqrt(scatter * (count / (count - 1))),
+            samples=count,
+            method="hutchinson",
+            seed=key,
+        )
+
 
 def _hutchinson(
     op: LinearOperator, vectors: Probes, sketch: Sketch | None = None
@@ -397,18 +413,12 @@ def _hutchinson(
         return []
 
     by_blocks(op, vectors, add)
-    value, scatter = sums.ratio()
-    if sketch is not None:
-        value = value + _row_dots(sketch.images, sketch.basis)
-    count = vectors.count
-    left = 1 - count / vectors.n if vectors.distribution == "orthogonal" else 1.0
-    return DiagonalEstimate(
-        value=value,
-        stderr=op.xp.sqrt(scatter * (left * count / (count - 1))),
-        samples=count,
-        method="hutchinson",
-        seed=vectors.key,
-    )
+    found = sums.estimate(vectors.count, vectors.key)
+    if vectors.distribution == "orthogonal":  # a sample without replacement
+        found = replace(found, stderr=found.stderr * math.sqrt(1 - vectors.count / vectors.n))
+    if sketch is None:
+        return found
+    return replace(found, value=found.value + _row_dots(sketch.images, sketch.basis))
 
 
 def _row_dots(a: Array, b: Array) -> Array:
@@ -419,10 +429,39 @@ def _row_dots(a: Array, b: Array) -> Array:
 
 def _xdiag(op: LinearOperator, count: int, key: int) -> DiagonalEstimate:
     """Return XDiag: each test vector sees what a basis of the others leaves of A."""
-    xp = op.xp
     with _needs_adjoint():
         sketch = Sketch(op, key, kind="signs", of_adjoint=True)
         sketch.grow(count)
+    return _of_sketch(sketch)
+
+
+def _xdiag_or_probes(op: LinearOperator, budget: int, key: int) -> DiagonalEstimate:
+    """Return XDiag, or Hutchinson's estimator if half of the products show that it is better.
+
+    m test vectors are Hutchinson's first m probes; m more products give either XDiag, with a
+    variance near ``rho / m`` summed over the entries, or m more probes, with ``rho_0 / (2 m)``:
+    the squared norms of what the basis leaves of A, and of A beside its diagonal.
+    """
+    xp = op.xp
+    sketch = Sketch(op, key, kind="signs", of_adjoint=True)
+    sketch.look(budget // 2)
+    if not sketch.complete:
+        r, m, sums = sketch.triangle, sketch.size, _Sums()
+        there = xp.asarray(r, dtype=sketch.basis.dtype, device=op.device)
+        sums.add(sketch.tests, sketch.basis @ there)
+        left = np.mean(np.abs(np.sum(left_out(r).conj() * r, axis=0)) ** 2)
+        beside = float(xp.sum(sums.ratio()[1])) * m**2 / (m - 1)
+        if 2 * left > beside:
+            more = draw(op, range(m, budget), key, kind="signs")
+            sums.add(more, product(op, op.matmat, more))
+            return sums.estimate(budget, key)
+    sketch.take()
+    return _of_sketch(sketch)
+
+
+def _of_sketch(sketch: Sketch) -> DiagonalEstimate:
+    op, count, key = sketch.op, sketch.size, sketch.key
+    xp = op.xp
     q, z, tests = sketch.basis, sketch.images, sketch.tests
     inside = _row_dots(z, q)
     if sketch.complete:

@@ -62,7 +62,7 @@ def adaptive_hutch_plus_plus(
     while worse < PATIENCE and counted.count + 3 * STEP <= limit and not sketch.complete:
         allowed = tolerance.of(rest.estimate(sketch, counted.count).value)
         needed = _probes_needed(rest, sketch, allowed)
-        if needed <= rest.size:
+        if needed <= rest.size + 2 * STEP:  # what the next columns cost
             break
         affordable = limit - 2 * sketch.size
         # Beyond the limit what counts is how far the error will stay above the tolerance.
@@ -104,29 +104,34 @@ class _Rest:
         self.images = self.op.xp.concat([self.images, images], axis=1)
 
     def _outside(self, sketch: Sketch) -> tuple[Array, Array]:
-        """Return y, the parts of the probes outside the basis, and ``A y``."""
+        """Return y, the parts of the probes outside the basis, and ``(I - Q Q^H) A y``."""
         inner = adjoint(sketch.basis) @ self.probes
-        return self.probes - sketch.basis @ inner, self.images - sketch.images @ inner
+        y, images = self.probes - sketch.basis @ inner, self.images - sketch.images @ inner
+        return y, images - sketch.basis @ (adjoint(sketch.basis) @ images)
 
     def squared_norm(self, sketch: Sketch) -> float:
         """Return an estimate of ``||(I - Q Q^H) A (I - Q Q^H)||_F^2``."""
-        _, image = self._outside(sketch)
-        image = image - sketch.basis @ (adjoint(sketch.basis) @ image)
-        return float(np.mean(np.real(column_dots(image, image))))
+        _, images = self._outside(sketch)
+        return float(np.mean(np.real(column_dots(images, images))))
 
     def estimate(self, sketch: Sketch, matvecs: int) -> Estimate:
         """Return the trace within the basis plus the mean over probes of what is outside.
 
         The parts outside are normalised: uniform on the sphere of the complement, they are exact
-        for multiples of the identity.
+        for multiples of the identity. The scatter of few values can be small by luck: the error is
+        at least that of the squared norm.
         """
-        y, image = self._outside(sketch)
+        y, images = self._outside(sketch)
         mass = self.op.shape[0] - sketch.basis.shape[1]
-        values = mass * column_dots(y, image) / np.real(column_dots(y, y))
-        inside = gram(sketch.basis, sketch.images).trace()
+        norms = np.real(column_dots(y, y))
+        values = mass * column_dots(y, images) / norms
+        centered = images - (values.mean() / mass).item() * y
+        spread = mass * float(np.mean(np.real(column_dots(centered, centered)) / norms))
+        plug_in = math.sqrt(spread * (1 if np.iscomplexobj(values) else 2))
+        scatter = max(float(np.std(values, ddof=1)), plug_in)
         return Estimate(
-            value=(inside + values.mean()).item(),
-            stderr=float(np.std(values, ddof=1)) / math.sqrt(len(values)),
+            value=(gram(sketch.basis, sketch.images).trace() + values.mean()).item(),
+            stderr=scatter / math.sqrt(len(values)),
             matvecs=matvecs,
             samples=len(values),
             method="hutch++",

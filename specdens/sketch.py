@@ -15,6 +15,7 @@ import numpy as np
 from specdens._arrays import Array, eps, is_complex, namespace, to_host
 from specdens._probes import signs, sphere
 from specdens.linear_operator import LinearOperator
+from specdens.operators import Counting
 
 __all__ = ["Sketch", "adjoint", "draw", "gram", "left_out", "no_columns", "product"]
 
@@ -74,6 +75,8 @@ class Sketch:
 
     Attributes
     ----------
+    op : Counting
+        The operator, with the number of its products.
     tests : array, shape (n, m)
         W.
     basis : array, shape (n, m)
@@ -87,8 +90,8 @@ class Sketch:
     """
 
     def __init__(self, op: LinearOperator, key: int, *, kind: str, of_adjoint: bool = False):
-        self.op, self.key, self.kind = op, key, kind
-        self._apply = op.rmatmat if of_adjoint else op.matmat
+        self.op, self.key, self.kind = Counting(op), key, kind
+        self._apply = self.op.rmatmat if of_adjoint else self.op.matmat
         self.tests = self.basis = self.images = no_columns(op)
         self.triangle: Host = np.zeros((0, 0))
         self.complete = False
@@ -99,7 +102,12 @@ class Sketch:
         return int(self.tests.shape[1])
 
     def grow(self, count: int) -> None:
-        """Add test vectors, two products each, unless the range of A is exhausted."""
+        """Add test vectors: two products each, unless the range of A is exhausted."""
+        self.look(count)
+        self.take()
+
+    def look(self, count: int) -> None:
+        """Add test vectors for one product each; `take` spends the second one."""
         xp = self.op.xp
         tests = draw(self.op, range(self.size, self.size + count), self.key, kind=self.kind)
         y = product(self.op, self.op.matmat, tests)
@@ -112,10 +120,14 @@ class Sketch:
         below = np.zeros((count, self.size))
         self.triangle = np.block([[self.triangle, above], [below, corner]])
         self.tests = xp.concat([self.tests, tests], axis=1)
-        q = self._resolved(q, corner)
-        if q.shape[1]:
-            self.basis = xp.concat([self.basis, q], axis=1)
-            self.images = xp.concat([self.images, product(self.op, self._apply, q)], axis=1)
+        self.basis = xp.concat([self.basis, self._resolved(q, corner)], axis=1)
+
+    def take(self) -> None:
+        """Multiply the basis vectors that have no image yet."""
+        new = self.basis[:, self.images.shape[1] :]
+        if new.shape[1]:
+            images = product(self.op, self._apply, new)
+            self.images = self.op.xp.concat([self.images, images], axis=1)
 
     def _resolved(self, q: Array, corner: Host) -> Array:
         """Return those directions of new basis vectors that are more than rounding."""

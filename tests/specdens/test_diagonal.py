@@ -161,6 +161,16 @@ class TestStatistics:
         }
         assert 2 * errors["orthogonal"] < errors["sphere"]
 
+    def test_auto_takes_the_better_one(self):
+        for eigenvalues, method in ((np.linspace(1, 3, N), "hutchinson"), (DECAY, "xdiag")):
+            a = with_spectrum(eigenvalues)
+            value, info = diagonal(applied(a), max_matvecs=31, rng=0, return_info=True)
+            assert info.method == method
+            assert 30 <= info.matvecs <= 31
+            assert np.linalg.norm(value - np.diag(a)) < 2 * np.linalg.norm(info.stderr)
+        op = aslinearoperator(lambda v: np.cumsum(v), n=N)
+        assert diagonal(op, max_matvecs=31, return_info=True)[1].method == "hutchinson"
+
     def test_decay_is_used(self):
         a = with_spectrum(0.7 ** np.arange(N))
 
@@ -228,7 +238,7 @@ class TestFunctions:
         truth = np.diag(np.linalg.inv(a - (1 + 1j) * np.eye(N)))
         assert np.allclose(diagonal_function(a, resolvent), truth)
         value, info = diagonal_function(
-            a, resolvent, method="hutchinson", moments=80, probes=40, rng=0, return_info=True
+            a, resolvent, method="hutchinson", moments=80, probes=15, rng=0, return_info=True
         )
         assert np.linalg.norm(value - truth) < 2 * np.linalg.norm(info.stderr)
         with pytest.raises(ValueError, match="adjoint"):
