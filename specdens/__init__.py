@@ -9,7 +9,8 @@
 from specdens.adapters import aslinearoperator
 from specdens.counting import eigencount, spectral_bounds
 from specdens.density import density, local_density
-from specdens.diagonal import DiagonalEstimate, diagonal, diagonal_function
+from specdens.diagonal import diagonal, diagonal_function
+from specdens.diagonal_estimators import DiagonalEstimate
 from specdens.functions import trace_function
 from specdens.logdet import logdet, logpdet, slogdet
 from specdens.operators import Gram, Scaled, Shifted, Sum

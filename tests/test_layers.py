@@ -10,8 +10,9 @@ ROOT = Path(__file__).parents[1]
 SPECDENS = """
     _arrays _probes chebyshev results linear_operator adapters operators lanczos quadrature moments
     bounds exact preparation sampling scalar_functions truncation estimation functions logdet
-    matrix_function sketch tolerance effort leave_one_out hutch_plus_plus trace diagonal
-    spectral_density density counting __init__ testing plotting files cli __main__
+    matrix_function sketch tolerance effort leave_one_out hutch_plus_plus trace
+    diagonal_estimators diagonal spectral_density density counting __init__ testing plotting files
+    cli __main__
 """
 
 SEND = """
