@@ -100,7 +100,8 @@ def estimated_diagonal(
     n = op.shape[0]
     require_distribution(distribution)
     if method == "auto":
-        method = XDIAG_OR_PROBES if limit is not None and op.hermitian else "hutchinson"
+        chosen = limit is not None and op.hermitian and distribution == "signs"
+        method = XDIAG_OR_PROBES if chosen else "hutchinson"
     if method in {"diag++", "xdiag"}:
         require_plain(method, probes, distribution)
     if n == 0 or method == "exact":

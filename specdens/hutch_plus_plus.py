@@ -24,6 +24,9 @@ STREAM = 34
 STEP = 8
 """Columns that the adaptive version adds at a time, and its first probes."""
 
+SMALLEST = 1e-150
+"""In place of a tolerance of 0; its square is not 0."""
+
 PATIENCE = 2
 """Steps without gain after which the sketch is large enough."""
 
@@ -74,13 +77,14 @@ def adaptive_hutch_plus_plus(
         left = limit - counted.count
         if tolerance.met(found) or left < 1:
             return found
-        wanted = rest.size * (tolerance.half_width(found) / tolerance.of(found.value)) ** 2
-        rest.grow(min(left, max(STEP, math.ceil(min(wanted, limit)) - rest.size)))
+        ratio = tolerance.half_width(found) / max(tolerance.of(found.value), SMALLEST)
+        wanted = min(rest.size * ratio * ratio, limit)
+        rest.grow(min(left, max(STEP, math.ceil(wanted) - rest.size)))
 
 
 def _probes_needed(rest: _Rest, sketch: Sketch, error: float) -> float:
     """Return how many probes bring two standard errors down to an error."""
-    return 8 * rest.squared_norm(sketch) / max(error, 1e-150) ** 2
+    return 8 * rest.squared_norm(sketch) / max(error, SMALLEST) ** 2
 
 
 class _Rest:

@@ -131,7 +131,8 @@ def trace(
     require_method(method, TRACE_METHODS)
     request = _request(probes, max_matvecs, rtol, atol)
     op = square_operator(A)
-    estimate = _estimate(op, request, _resolved(op, method, request), distribution, rng)
+    method = _resolved(op, method, request, distribution)
+    estimate = _estimate(op, request, method, distribution, rng)
     warn_of_doubt(estimate, "Raise max_matvecs, or loosen rtol or atol.")
     value = estimate.value
     if op.xp.isdtype(op.dtype, "complex floating"):
@@ -162,7 +163,7 @@ def _request(
     return _Request(probes, limit, tolerance)
 
 
-def _resolved(op: LinearOperator, method: str, request: _Request) -> str:
+def _resolved(op: LinearOperator, method: str, request: _Request, distribution: str) -> str:
     """Return the method that "auto" and the synonyms stand for."""
     if method in {"lanczos", "chebyshev"}:
         return "hutchinson"
@@ -170,7 +171,7 @@ def _resolved(op: LinearOperator, method: str, request: _Request) -> str:
         return method
     if isinstance(op, ExplicitOperator):
         return "exact"
-    if request.limit is None and request.tolerance is None:
+    if distribution != "signs" or (request.limit is None and request.tolerance is None):
         return "hutchinson"
     if op.hermitian and op.lower >= 0:
         return "xnystrace"

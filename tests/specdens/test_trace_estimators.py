@@ -289,6 +289,14 @@ class TestTolerance:
         assert info.method == "exact"
         assert 100 < info.matvecs <= 200
 
+    @pytest.mark.parametrize("method", ["hutchinson", *METHODS])
+    def test_of_zero_is_never_met_by_chance(self, method):
+        options = {"rtol": 0.0, "max_matvecs": 60, "rng": 0}
+        with pytest.warns(AccuracyWarning, match="tolerance was not met"):
+            assert estimated(rotated(SPECTRA["1/i"]), method, **options)[1].matvecs <= 60
+        value, info = estimated(np.zeros((100, 100)), "hutch++", **options)
+        assert (value, info.converged) == (0, True)
+
     def test_low_rank_ends_it(self):
         eigenvalues = np.where(np.arange(500) < 15, 1.0, 0.0)
         value, info = estimated(rotated(eigenvalues), "xtrace", rtol=1e-10, rng=0)
@@ -309,6 +317,8 @@ class TestChoice:
         assert estimated(op, "auto")[1].method == "hutchinson"
         assert estimated(op, "auto", max_matvecs=30, rng=0)[1].method == "xtrace"
         assert estimated(op, "auto", rtol=0.1, rng=0)[1].method == "hutch++"
+        options = {"max_matvecs": 30, "distribution": "orthogonal"}
+        assert estimated(op, "auto", **options)[1].method == "hutchinson"
         flat, info = estimated(rotated(SPECTRA["flat"]), "auto", max_matvecs=30, rng=0)
         assert (info.method, info.matvecs, info.samples) == ("hutchinson", 30, 30)
         assert abs(flat - 200) < 5 * info.stderr
