@@ -11,6 +11,8 @@ from specdens.application import VectorEstimate, apply_function
 from specdens.correlation import DoubleMoments, double_moments
 from specdens.counting import eigencount, spectral_bounds
 from specdens.density import density, local_density
+from specdens.diagonal import diagonal, diagonal_function
+from specdens.diagonal_estimators import DiagonalEstimate
 from specdens.functions import trace_function
 from specdens.green import greens_function
 from specdens.likelihood import inv_quad_logdet
@@ -35,6 +37,9 @@ __all__ = [
     "inv_quad_logdet",
     "greens_function",
     "double_moments",
+    # Diagonals
+    "diagonal",
+    "diagonal_function",
     # Spectra
     "density",
     "local_density",
@@ -49,6 +54,7 @@ __all__ = [
     # What comes back
     "Estimate",
     "VectorEstimate",
+    "DiagonalEstimate",
     "SpectralBounds",
     "SpectralDensity",
     "DoubleMoments",

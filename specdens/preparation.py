@@ -90,10 +90,10 @@ def as_result(op: LinearOperator, value: complex) -> Array:
     return scalar(value, xp, dtype, op.device)
 
 
-def require_method(method: str) -> None:
+def require_method(method: str, among: tuple[str, ...] = METHODS) -> None:
     """Raise a ValueError if there is no such method."""
-    if method not in METHODS:
-        msg = f"method is {method!r}; expected one of {METHODS}."
+    if method not in among:
+        msg = f"method is {method!r}; expected one of {among}."
         raise ValueError(msg)
 
 

@@ -99,7 +99,8 @@ class Estimate:
     samples : int
         Probes.
     method : str
-        ``"exact"``, ``"lanczos"``, ``"chebyshev"`` or ``"hutchinson"``.
+        ``"exact"``, ``"lanczos"``, ``"chebyshev"``, ``"hutchinson"``, ``"hutch++"``, ``"xtrace"``
+        or ``"xnystrace"``.
     bounds : tuple of float, or None
         The interval taken to contain the spectrum, where one was needed or known.
     seed : int or None

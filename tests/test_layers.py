@@ -12,6 +12,10 @@ SPECDENS = """
     bounds exact preparation sampling scalar_functions truncation estimation matrix_function
     application functions logdet trace quadratic_form likelihood pairs green correlation
     spectral_density density counting __init__ testing plotting files cli __main__
+    bounds exact preparation sampling scalar_functions truncation estimation functions logdet
+    matrix_function sketch tolerance effort leave_one_out hutch_plus_plus trace
+    diagonal_estimators diagonal spectral_density density counting __init__ testing plotting files
+    cli __main__
 """
 
 SEND = """

@@ -59,6 +59,24 @@ def test_trace_has_hutchinsons_mean_and_variance(dtype):
         require_variance(found.real, np.sum(np.abs((off + off.conj().T) / 2) ** 2))
 
 
+@pytest.mark.parametrize("distribution", ["sphere", "orthogonal"])
+@pytest.mark.parametrize("dtype", [float, complex], ids=["real", "complex"])
+@pytest.mark.parametrize("count", [1, 15])
+def test_variances_of_the_sphere_and_of_orthogonal_blocks(distribution, dtype, count):
+    """(2n / (n+2)) (||A||^2 - |tr A|^2 / n) for one real probe, without the 2s for complex ones."""
+    n = 20
+    a = with_spectrum(np.linspace(0, 1, n) ** 2, rng=3, dtype=dtype)
+    options = {"method": "hutchinson", "distribution": distribution, "probes": count}
+    runs = [trace(a, rng=s, return_info=True, **options)[1] for s in range(2 * SEEDS)]
+    spread = np.sum(np.abs(a) ** 2) - np.trace(a).real ** 2 / n
+    one = spread * (2 * n / (n + 2) if dtype is float else n / (n + 1))
+    left = (n - count) / (n - 1) if distribution == "orthogonal" else 1
+    require_mean([info.value.real for info in runs], np.trace(a).real)
+    require_variance([info.value.real for info in runs], one * left / count)
+    if count > 4:
+        require_mean([info.stderr**2 for info in runs], one * left / count)
+
+
 def test_the_standard_error_is_the_scatter(method):
     op = rotated(EIGENVALUES.repeat(4))
     runs = [
