@@ -14,6 +14,7 @@ from specdens.logdet import logdet, logpdet, slogdet
 from specdens.operators import Gram, Scaled, Shifted, Sum
 from specdens.results import AccuracyWarning, Estimate, SpectralBounds
 from specdens.spectral_density import SpectralDensity
+from specdens.structure import BlockDiagonal, DiagonalPlusLowRank, Kronecker, Permuted
 from specdens.trace import trace
 
 __all__ = [
@@ -35,6 +36,11 @@ __all__ = [
     "Shifted",
     "Scaled",
     "Sum",
+    # Matrices made of smaller ones
+    "Kronecker",
+    "BlockDiagonal",
+    "DiagonalPlusLowRank",
+    "Permuted",
     # What comes back
     "Estimate",
     "SpectralBounds",

@@ -24,7 +24,7 @@ from specdens._arrays import (
     require_finite,
 )
 
-__all__ = ["Probes", "gaussian", "key_of", "make_probes", "philox", "signs"]
+__all__ = ["Probes", "gaussian", "key_of", "key_of_part", "make_probes", "philox", "signs"]
 
 DEFAULT_COUNT = 20
 WORD = 0xFFFFFFFF
@@ -33,6 +33,9 @@ WEYL = (0x9E3779B9, 0xBB67AE85)
 
 SIGNS, PHASES, STARTS = 0, 1, 2
 """Streams: signs, the second bit of the phases, and start vectors for spectral bounds."""
+
+PARTS = 2**20
+"""A stream of its own: the keys of the parts of a structured matrix."""
 
 
 def key_of(rng: Any) -> int:
@@ -69,6 +72,13 @@ def key_of(rng: Any) -> int:
         )
         raise TypeError(msg)
     return int(np.random.default_rng(rng).integers(2**64, dtype=np.uint64))
+
+
+def key_of_part(key: int, index: int) -> int:
+    """Return the key of the probes for one part of a matrix: independent ones for each part."""
+    counter = tuple(np.full(1, word, dtype=np.int64) for word in (index, 0, 0, PARTS))
+    low, high, _, _ = philox(np, counter, key)  # type: ignore[arg-type]
+    return int(low[0]) | int(high[0]) << 32
 
 
 def philox(xp: Any, counter: tuple[Array, Array, Array, Array], key: int) -> tuple[Array, ...]:

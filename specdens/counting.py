@@ -6,13 +6,12 @@ from typing import Any
 
 import numpy as np
 
-from specdens._arrays import eps
+from specdens._arrays import eps, is_array
 from specdens._probes import Probes
-from specdens.adapters import ExplicitOperator
 from specdens.bounds import estimated_bounds
 from specdens.chebyshev import cumulative_weights, damping, to_unit, width
 from specdens.estimation import ESCAPED, advice, summed
-from specdens.exact import UNIT, dense_of, spectrum_is_small
+from specdens.exact import UNIT
 from specdens.lanczos import Tridiagonal
 from specdens.moments import EscapeError
 from specdens.operators import Counting
@@ -26,8 +25,10 @@ from specdens.preparation import (
 )
 from specdens.quadrature import gauss
 from specdens.results import Estimate, SpectralBounds, warn_of_doubt
+from specdens.rules import Rule, by_parts
 from specdens.sampling import bounds_for, moments_by_chebyshev, probes_for, tridiagonals, widened
 from specdens.truncation import Truncated
+from specdens.union import Union, eigenvalues, eigenvalues_are_cheap, union
 
 __all__ = ["eigencount", "spectral_bounds"]
 
@@ -177,11 +178,14 @@ def _count(
 ) -> Estimate:
     if problem.n == 0:
         return Estimate(value=0.0)
-    vectors = probes_for(problem.op, probes, rng)
+    found = None if is_array(probes) else union(problem)
+    if found is not None:
+        return _count_of_union(found, low, high, moments, probes, method, rng)
+    vectors = probes_for(problem.shifted, probes, rng)
     full = vectors.exhaustive and moments >= 2 * problem.n
-    if method == "exact" or (method == "auto" and (full or spectrum_is_small(problem.op))):
+    if method == "exact" or (method == "auto" and (full or eigenvalues_are_cheap(problem.op))):
         return _exact_count(problem, low, high)
-    op = Counting(problem.op)
+    op = Counting(problem.shifted)
     flags: tuple[str, ...] = ()
     interval = None
     if method == "chebyshev":
@@ -208,15 +212,28 @@ def _count(
     )
 
 
+def _count_of_union(
+    found: Union, low: float, high: float, moments: int, probes: Any, method: str, rng: Any
+) -> Estimate:
+    """Count the eigenvalues of each part, and those that are known."""
+    slack = 10 * UNIT * max((abs(x) for x, _ in found.known), default=0.0)
+    known = sum(times for x, times in found.known if low - slack <= complex(x).real <= high + slack)
+    rule = Rule(tuple((1, part) for part in found.parts), float(known))
+
+    def solve(part: Problem, key: int) -> tuple[float, Estimate]:
+        return 1.0, _count(part, low, high, moments, probes, method, key)
+
+    return by_parts(rule, solve, rng)[1]
+
+
 def _exact_count(problem: Problem, low: float, high: float) -> Estimate:
     xp = problem.op.xp
-    spectrum = xp.linalg.eigvalsh(dense_of(problem.op))
+    spectrum, matvecs = eigenvalues(problem.op)
+    spectrum = spectrum + problem.real_shift
     slack = (10 + problem.n**0.5) * UNIT * float(xp.max(xp.abs(spectrum)))
     inside = (spectrum >= low - slack) & (spectrum <= high + slack)
-    explicit = isinstance(problem.op, ExplicitOperator)
     return Estimate(
-        value=float(xp.sum(xp.astype(inside, xp.float64))),
-        matvecs=problem.matvecs + (0 if explicit else problem.n),
+        value=float(xp.sum(xp.astype(inside, xp.float64))), matvecs=problem.matvecs + matvecs
     )
 
 

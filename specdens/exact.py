@@ -19,6 +19,7 @@ __all__ = [
     "dense_is_small",
     "dense_of",
     "lu_fits",
+    "parity",
     "predicted_lu_bytes",
     "slogdet",
     "sparse_slogdet",
@@ -176,7 +177,7 @@ def sparse_slogdet(a: Any, *, hermitian: bool) -> Factored:
     size = np.abs(pivots)
     if not np.all(size > 0):
         return SINGULAR
-    phase = np.prod(pivots / size) * _parity(lu.perm_r) * _parity(lu.perm_c)
+    phase = np.prod(pivots / size) * parity(lu.perm_r) * parity(lu.perm_c)
     sign = complex(phase) if np.iscomplexobj(pivots) else float(np.sign(phase))
     logabsdet = float(np.sum(np.log(size)) + powers * math.log(2))
     return _judged(sign, logabsdet, size.min(), np.sum(1 / size), n)
@@ -208,7 +209,7 @@ def _balanced(a: Any) -> tuple[Any, float] | None:
     return a, lost
 
 
-def _parity(permutation: np.ndarray[Any, Any]) -> int:
+def parity(permutation: np.ndarray[Any, Any]) -> int:
     """Return the sign of a permutation: (-1)^(n - number of cycles)."""
     from scipy.sparse import coo_array
     from scipy.sparse.csgraph import connected_components

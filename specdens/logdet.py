@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from specdens._arrays import eps
+from specdens._arrays import eps, is_array
 from specdens._probes import Probes
 from specdens.adapters import (
     DenseOperator,
@@ -42,6 +42,7 @@ from specdens.preparation import (
 )
 from specdens.quadrature import gauss
 from specdens.results import UNBOUNDED, Estimate, warn_of_doubt
+from specdens.rules import determinant_by_parts
 from specdens.sampling import bidiagonals, probes_for
 from specdens.scalar_functions import LOG, LOG_ABS, ScalarFunction
 from specdens.truncation import integrate_factors
@@ -220,6 +221,15 @@ def _estimated(
 ) -> tuple[complex, Estimate]:
     if problem.n == 0:
         return 1.0, Estimate(value=0.0)
+    if not is_array(probes):
+        found = determinant_by_parts(
+            problem,
+            lambda part, key: _estimated(part, moments, probes, method, key),
+            exact=method in {"auto", "exact"},
+            rng=rng,
+        )
+        if found is not None:
+            return found
     vectors = probes_for(problem.shifted, probes, rng)
     full = vectors.exhaustive and moments >= 2 * problem.n
     if method == "exact" or (method == "auto" and (full or problem.n == 1)):

@@ -6,12 +6,13 @@ from typing import Any
 
 import numpy as np
 
-from specdens._arrays import Array, column_dots, to_host
+from specdens._arrays import Array, column_dots, is_array, to_host
 from specdens._probes import Probes
 from specdens.adapters import ExplicitOperator
 from specdens.linear_operator import LinearOperator
 from specdens.preparation import as_result, require_method, square_operator
 from specdens.results import Estimate
+from specdens.rules import trace_by_parts
 from specdens.sampling import by_blocks, probes_for, standard_error
 
 __all__ = ["trace"]
@@ -90,6 +91,10 @@ def _estimate(op: LinearOperator, probes: Any, method: str, rng: Any) -> Estimat
         wide = op.xp.complex128 if _complex(op) else op.xp.float64
         total = to_host(op.xp.sum(op.xp.astype(op.diagonal(), wide)))
         return Estimate(value=total.item())
+    if method in {"auto", "exact"} and not is_array(probes):
+        found = trace_by_parts(op, lambda part, key: _estimate(part, probes, method, key), rng)
+        if found is not None:
+            return found
     vectors = probes_for(op, n if method == "exact" else probes, rng)
     values, squares = _rayleigh_quotients(op, vectors)
     mean = values.mean()

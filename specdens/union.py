@@ -1,0 +1,143 @@
+"""The eigenvalues of a structured matrix, as the union of smaller spectra and known ones."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+
+from specdens._arrays import Array
+from specdens.adapters import ExplicitOperator, aslinearoperator
+from specdens.exact import dense_of, spectrum_is_small
+from specdens.gram_zeros import without_zeros
+from specdens.linear_operator import LinearOperator
+from specdens.operators import Gram, Scaled, Shifted
+from specdens.preparation import Problem, prepare
+from specdens.structure import BlockDiagonal, DiagonalPlusLowRank, Kronecker, Permuted
+
+__all__ = ["Union", "eigenvalues", "eigenvalues_are_cheap", "union"]
+
+MOST_EIGENVALUES = 2**26
+"""Eigenvalues of a Kronecker product that are formed: half a gigabyte."""
+
+
+@dataclass(frozen=True)
+class Union:
+    """A spectrum as the union of those of other matrices, and of known eigenvalues.
+
+    Attributes
+    ----------
+    parts : tuple of Problem
+    known : tuple of (number, int)
+        Eigenvalues and how often they occur.
+    """
+
+    parts: tuple[Problem, ...]
+    known: tuple[tuple[complex, int], ...] = ()
+
+
+def union(problem: Problem) -> Union | None:
+    """Return the spectrum of ``A + shift I`` as a union, or None if there is no rule for A."""
+    op, shift = problem.op, problem.shift
+    if isinstance(op, Shifted):
+        return Union((_part(problem, op.base, shift + op.shift, alike=not complex(op.shift).imag),))
+    if isinstance(op, Permuted) and op.keeps_spectrum:
+        return Union((_part(problem, op.base, shift, alike=True),))
+    if isinstance(op, BlockDiagonal):
+        return Union(tuple(_part(problem, block, shift) for block in op.blocks if block.shape[0]))
+    if isinstance(op, Gram):
+        rest, zeros = without_zeros(op)
+        part = _part(problem, rest, shift)
+        return Union((part,), ((op.shift + shift, zeros),)) if zeros else None
+    if isinstance(op, DiagonalPlusLowRank) and op.level is not None:
+        core = aslinearoperator(op.xp.asarray(op.core, device=op.device))
+        others = op.shape[0] - core.shape[0]
+        return Union((_part(problem, core, op.level + shift),), ((op.level + shift, others),))
+    return None
+
+
+def _part(whole: Problem, op: LinearOperator, shift: complex, *, alike: bool = False) -> Problem:
+    """Return a part whose spectrum lies in that of the whole, which lends it its stated bounds.
+
+    The parts of a Hermitian matrix are Hermitian; one that is `alike` is so only if the whole is.
+    """
+    hermitian = None
+    if not whole.assumed and (alike or whole.hermitian):
+        hermitian = whole.hermitian
+    part = prepare(op, shift=shift, hermitian=hermitian)
+    return replace(part, known=whole.known, stated=True) if whole.stated else part
+
+
+def eigenvalues_are_cheap(op: LinearOperator) -> bool:
+    """Whether all eigenvalues of a Hermitian op follow from those of small matrices."""
+    if isinstance(op, (Shifted, Permuted, Scaled)):
+        return _has_rule(op) and eigenvalues_are_cheap(op.base)
+    if isinstance(op, BlockDiagonal):
+        return all(eigenvalues_are_cheap(block) for block in op.blocks)
+    if isinstance(op, Kronecker):
+        return _has_rule(op) and all(eigenvalues_are_cheap(factor) for factor in op.factors)
+    if isinstance(op, DiagonalPlusLowRank):
+        return op.level is not None
+    return spectrum_is_small(op)
+
+
+def _has_rule(op: LinearOperator) -> bool:
+    if isinstance(op, Scaled):
+        return not complex(op.factor).imag
+    if isinstance(op, Shifted):
+        return not complex(op.shift).imag
+    if isinstance(op, Kronecker):
+        return bool(op.hermitian) and op.shape[0] <= MOST_EIGENVALUES
+    return isinstance(op, Permuted) and op.keeps_spectrum
+
+
+def eigenvalues(op: LinearOperator) -> tuple[Array, int]:
+    """Return all eigenvalues of a Hermitian op in ascending order, and the products they took.
+
+    Those of a structured matrix come from its parts; of anything else from a dense matrix.
+    """
+    found, matvecs = _unsorted(op)
+    return op.xp.sort(found), matvecs
+
+
+def _unsorted(op: LinearOperator) -> tuple[Array, int]:
+    xp = op.xp
+    if isinstance(op, BlockDiagonal) and op.hermitian:
+        found = [_unsorted(block) for block in op.blocks]
+        return xp.concat([values for values, _ in found]), sum(matvecs for _, matvecs in found)
+    if isinstance(op, DiagonalPlusLowRank) and op.level is not None:
+        core = xp.linalg.eigvalsh(xp.asarray(op.core, device=op.device))
+        return _filled(op, op.level + core, op.level), 0
+    if isinstance(op, Gram):
+        rest, _ = without_zeros(op)
+        return _filled(op, xp.linalg.eigvalsh(dense_of(rest)), op.shift), rest.shape[0]
+    if not isinstance(op, (Shifted, Scaled, Permuted, Kronecker)) or not _has_rule(op):
+        explicit = isinstance(op, ExplicitOperator)
+        return xp.linalg.eigvalsh(dense_of(op)), 0 if explicit else op.shape[0]
+    if isinstance(op, Kronecker):
+        return _products(op)
+    values, matvecs = _unsorted(op.base)
+    if isinstance(op, Shifted):
+        values = values + complex(op.shift).real
+    if isinstance(op, Scaled):
+        values = complex(op.factor).real * values
+    return values, matvecs
+
+
+def _filled(op: LinearOperator, found: Array, value: float) -> Array:
+    """Return eigenvalues together with as many equal to `value` as are missing."""
+    xp = op.xp
+    others = xp.full(op.shape[0] - found.shape[0], value, dtype=found.dtype, device=op.device)
+    return xp.concat([found, others])
+
+
+def _products(op: Kronecker) -> tuple[Array, int]:
+    """Return the products of one eigenvalue of each factor."""
+    xp = op.xp
+    values, total = xp.ones(1, dtype=xp.float64, device=op.device), 0
+    for factor in op.factors:
+        others, matvecs = _unsorted(factor)
+        values = xp.reshape(
+            values[:, None] * others[None, :], (math.prod((*values.shape, *others.shape)),)
+        )
+        total += matvecs
+    return values, total
