@@ -10,6 +10,7 @@ from specdens.adapters import aslinearoperator
 from specdens.counting import eigencount, spectral_bounds
 from specdens.density import density, local_density
 from specdens.functions import trace_function
+from specdens.inertia import Inertia, inertia
 from specdens.logdet import logdet, logpdet, slogdet
 from specdens.operators import Gram, Scaled, Shifted, Sum
 from specdens.results import AccuracyWarning, Estimate, SpectralBounds
@@ -29,6 +30,7 @@ __all__ = [
     "density",
     "local_density",
     "eigencount",
+    "inertia",
     "spectral_bounds",
     # Operators that are never formed
     "aslinearoperator",
@@ -43,6 +45,7 @@ __all__ = [
     "Permuted",
     # What comes back
     "Estimate",
+    "Inertia",
     "SpectralBounds",
     "SpectralDensity",
     "AccuracyWarning",

@@ -18,6 +18,7 @@ from specdens.chebyshev import damping, width
 from specdens.exact import dense_of
 from specdens.moments import EscapeError
 from specdens.operators import Counting
+from specdens.pencils import whitened
 from specdens.preparation import (
     Problem,
     checked_count,
@@ -50,6 +51,7 @@ _log = logging.getLogger(__name__)
 def density(
     A: Any,
     *,
+    B: Any = None,
     moments: int = MOMENTS,
     resolution: float | None = None,
     probes: Any = None,
@@ -65,6 +67,9 @@ def density(
     ----------
     A : array, sparse matrix or operator, shape (n, n)
         Anything that `aslinearoperator` takes; Hermitian, n at least 1.
+    B : array or sparse matrix, shape (n, n), optional
+        Hermitian and positive definite: then the eigenvalues are those of ``A x = lambda B x``.
+        It is factored.
     moments : int
         N: costs half as many products with each probe, and gives a resolution of about
         ``pi / N`` times half the width of the spectrum.
@@ -96,7 +101,8 @@ def density(
     Raises
     ------
     ValueError
-        If A is empty, not square, not Hermitian or not finite, or an option is not as described.
+        If A is empty, not square, not Hermitian or not finite, B is not positive definite, or an
+        option is not as described.
 
     Notes
     -----
@@ -118,6 +124,7 @@ def density(
     >>> print(f"mean {rho.integrate(lambda x: x):.2f} ± {rho.integral_stderr(lambda x: x):.2f}")
     mean 3.98 ± 0.01
     """
+    A = A if B is None else whitened(A, B)
     problem, moments = _checked(A, moments, kernel, method, hermitian, bounds)
     op = Counting(problem.op)
     vectors = probes_for(problem.op, probes, rng)

@@ -14,8 +14,11 @@ from specdens.adapters import DenseOperator, ExplicitOperator
 from specdens.linear_operator import LinearOperator
 
 __all__ = [
+    "LARGEST_ON_CPU",
+    "NOISE",
     "UNIT",
     "Factored",
+    "balanced",
     "dense_is_small",
     "dense_of",
     "lu_fits",
@@ -155,7 +158,7 @@ def sparse_slogdet(a: Any, *, hermitian: bool) -> Factored:
     from scipy.sparse.linalg import splu
 
     n = a.shape[0]
-    scaled = _balanced(a)
+    scaled = balanced(a)
     if scaled is None:
         return SINGULAR
     a, powers = scaled
@@ -183,7 +186,7 @@ def sparse_slogdet(a: Any, *, hermitian: bool) -> Factored:
     return _judged(sign, logabsdet, size.min(), np.sum(1 / size), n)
 
 
-def _balanced(a: Any) -> tuple[Any, float] | None:
+def balanced(a: Any) -> tuple[Any, float] | None:
     """Scale rows and columns alike by powers of two until no row has a maximum far from 1.
 
     Symmetry survives, and with it the diagonal's right to be the pivot of a definite matrix.

@@ -24,6 +24,7 @@ from specdens.estimation import (
 from specdens.exact import UNIT, dense_of, slogdet
 from specdens.moments import EscapeError
 from specdens.operators import Counting
+from specdens.pencils import whitened
 from specdens.preparation import (
     Problem,
     checked_count,
@@ -48,6 +49,7 @@ def trace_function(
     A: Any,
     f: Any,
     *,
+    B: Any = None,
     moments: int = 20,
     probes: Any = None,
     method: str = "auto",
@@ -66,6 +68,9 @@ def trace_function(
     f : {"log", "exp", "inv", "sqrt", "xlogx", "square"} or callable
         A callable takes and gives NumPy arrays, elementwise; it may be complex, for example
         ``lambda x: 1 / (x - z)``.
+    B : array or sparse matrix, shape (n, n), optional
+        Hermitian and positive definite: then the eigenvalues are those of ``A x = lambda B x``.
+        It is factored.
     moments : int
         Information per probe: costs half as many products with each probe.
     probes : int or array of shape (n, R), optional
@@ -93,7 +98,8 @@ def trace_function(
     ------
     ValueError
         If A is not square, not Hermitian or not finite; if log or sqrt meets a negative eigenvalue
-        (`logdet` takes any sign); or if an option is not as described.
+        (`logdet` takes any sign); if B is not positive definite; or if an option is not as
+        described.
 
     Warns
     -----
@@ -125,6 +131,7 @@ def trace_function(
     require_method(method)
     moments = checked_count(moments, "moments")
     function = scalar_function(f)
+    A = A if B is None else whitened(A, B)
     problem = prepare(A, shift=shift, hermitian=hermitian, bounds=bounds)
     require_hermitian(problem, "tr f(A)")
     estimate = _estimate(problem, function, moments, probes, method, rng)

@@ -32,6 +32,7 @@ from specdens.functions import sampled_trace
 from specdens.lanczos import NotHermitianError
 from specdens.linear_operator import LinearOperator
 from specdens.operators import Adjoint, Counting, Gram
+from specdens.pencils import checked_pair, combination, definite_factor
 from specdens.preparation import (
     Problem,
     as_result,
@@ -56,6 +57,7 @@ COLUMNS_FORMED = 512
 def logdet(
     A: Any,
     *,
+    B: Any = None,
     moments: int = 20,
     probes: Any = None,
     method: str = "auto",
@@ -71,6 +73,9 @@ def logdet(
     ----------
     A : array, sparse matrix or operator, shape (n, n)
         Anything that `aslinearoperator` takes: symmetric or not, definite or not, real or complex.
+    B : array or sparse matrix, shape (n, n), optional
+        Hermitian and positive definite: then the determinant is that of ``B^{-1} A + shift I``, the
+        product of the eigenvalues of ``A x = lambda B x``. It is factored.
     moments : int
         Information per probe: costs half as many products with each probe. A nonsymmetric A costs
         as many again, with its adjoint.
@@ -87,7 +92,8 @@ def logdet(
         A claim about an operator; it is checked on the way, without an extra product.
     bounds : tuple of float, optional
         An interval that contains the spectrum of A, before the shift (of a nonsymmetric A: its
-        singular values). A positive lower end makes the bias bound rigorous.
+        singular values). A positive lower end makes the bias bound rigorous. With B, of
+        ``A + shift B``.
     rng : None, int or numpy.random.Generator
         An int is the key of the probes itself; ``rng=info.seed`` repeats a result.
     return_info : bool
@@ -103,7 +109,8 @@ def logdet(
     ------
     ValueError
         If A is not square or not finite, or a product is not; if a nonsymmetric operator of order
-        above 512 has no adjoint product; if an option is not as described.
+        above 512 has no adjoint product; if B is not positive definite; if an option is not as
+        described.
 
     Warns
     -----
@@ -135,7 +142,7 @@ def logdet(
     True
     """
     (_, value), estimate = _signed(
-        A, moments, probes, method, shift, hermitian, bounds, rng, stacklevel=3
+        A, B, moments, probes, method, shift, hermitian, bounds, rng, stacklevel=3
     )
     return (value, estimate) if return_info else value
 
@@ -143,6 +150,7 @@ def logdet(
 def slogdet(
     A: Any,
     *,
+    B: Any = None,
     moments: int = 20,
     probes: Any = None,
     method: str = "auto",
@@ -158,7 +166,7 @@ def slogdet(
 
     Parameters
     ----------
-    A, moments, probes, method, shift, hermitian, bounds, rng
+    A, B, moments, probes, method, shift, hermitian, bounds, rng
         As for `logdet`.
     return_info : bool
         Whether to return ``((sign, logabsdet), Estimate)``; the estimate is that of logabsdet.
@@ -188,13 +196,14 @@ def slogdet(
     -1 1.791759
     """
     pair, estimate = _signed(
-        A, moments, probes, method, shift, hermitian, bounds, rng, stacklevel=3
+        A, B, moments, probes, method, shift, hermitian, bounds, rng, stacklevel=3
     )
     return (pair, estimate) if return_info else pair
 
 
 def _signed(
     A: Any,
+    B: Any,
     moments: int,
     probes: Any,
     method: str,
@@ -208,8 +217,18 @@ def _signed(
     """Return ((sign, log|det|) as results, estimate), and warn of doubt."""
     require_method(method)
     moments = checked_count(moments, "moments")
+    factor = None
+    if B is not None:
+        a, b = checked_pair(A, B)
+        factor, A, shift = definite_factor(b), combination(a, b, shift), 0.0
     problem = prepare(A, shift=shift, hermitian=hermitian, bounds=bounds)
     sign, estimate = _estimated(problem, moments, probes, method, rng)
+    if factor is not None:
+        estimate = replace(
+            estimate,
+            value=float(estimate) - factor.logabsdet,
+            bias_bound=estimate.bias_bound + factor.rounding,
+        )
     warn_of_doubt(estimate, advice(moments), stacklevel=stacklevel)
     if problem.shifted.xp.isdtype(problem.shifted.dtype, "complex floating"):
         sign = complex(sign)
