@@ -37,7 +37,13 @@ POWER_STEPS = 8
 
 
 class Inertia(NamedTuple):
-    """The numbers of positive, negative and zero eigenvalues of a Hermitian matrix."""
+    """The numbers of positive, negative and zero eigenvalues of a Hermitian matrix.
+
+    Attributes
+    ----------
+    positive, negative, zero : int
+        In this order as a tuple; their sum is the order of the matrix.
+    """
 
     positive: int
     negative: int

@@ -100,13 +100,14 @@ def _joined(
 ) -> Estimate:
     """Return one estimate for what was found by several, of known value and errors."""
     flags = tuple(dict.fromkeys(flag for e in estimates for flag in e.flags))
+    sampled = [e for e in estimates if e.samples] or estimates
     most = max((e.samples for e in estimates), default=0)
     small = bias <= max(stderr, 1e-8 * abs(value))
     return Estimate(
         value=complex(value) if isinstance(value, complex) else float(value),
         stderr=stderr,
         bias_bound=bias,
-        bias_rigorous=all(e.bias_rigorous for e in estimates),
+        bias_rigorous=all(e.bias_rigorous for e in sampled),
         converged=not flags and (all(e.converged for e in estimates) or small),
         flags=flags,
         matvecs=sum(e.matvecs for e in estimates),
