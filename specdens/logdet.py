@@ -23,7 +23,6 @@ from specdens.exact import (
     dense_of,
     lu_fits,
     sparse_slogdet,
-    spectrum_is_small,
 )
 from specdens.exact import (
     slogdet as dense_slogdet,
@@ -47,6 +46,7 @@ from specdens.rules import determinant_by_parts
 from specdens.sampling import bidiagonals, probes_for
 from specdens.scalar_functions import LOG, LOG_ABS, ScalarFunction
 from specdens.truncation import integrate_factors
+from specdens.union import singular_values
 
 __all__ = ["logdet", "logpdet", "slogdet"]
 
@@ -422,7 +422,7 @@ def logpdet(
     method : {"auto", "exact", "lanczos"}
         ``"auto"`` computes all singular values where the matrix is dense and small (both sides at
         most 8192; 32768 on a GPU), or sparse with both at most 2048. The step at `tol` has no
-        useful Chebyshev series.
+        useful Chebyshev series. A `Kronecker` product or `BlockDiagonal` of such matrices, too.
     return_info : bool
         Whether to return ``(value, Estimate)``; the number of singular values above `tol` is
         ``info.rank``, estimated like the value unless it is exact.
@@ -478,13 +478,15 @@ def _pseudo(
     vectors = probes_for(narrow, probes, rng)
     full = vectors.exhaustive and moments >= 2 * narrow.shape[1]
     relative = max(op.shape) * float(op.xp.finfo(op.result_dtype).eps)
-    if method == "exact" or (method == "auto" and (full or spectrum_is_small(op))):
+    values = singular_values(op) if method in {"auto", "exact"} else None
+    if method == "exact" or values is not None or (method == "auto" and full):
         xp = op.xp
-        values = xp.linalg.svdvals(dense_of(op))
+        formed = values is None and not isinstance(op, ExplicitOperator)
+        values = xp.linalg.svdvals(dense_of(op)) if values is None else values
         above = values > (relative * float(xp.max(values)) if tol is None else tol)
         logs = xp.log(xp.where(above, values, xp.ones_like(values)))
-        matvecs = 0 if isinstance(op, ExplicitOperator) else op.shape[1]
         rank = int(xp.sum(xp.astype(above, xp.int64)))
+        matvecs = op.shape[1] if formed else 0
         return Estimate(value=float(xp.sum(logs)), rank=rank, matvecs=matvecs)
     counted = Counting(narrow)
     factors = bidiagonals(counted, vectors, moments)

@@ -1,4 +1,4 @@
-"""The eigenvalues of a structured matrix, as the union of smaller spectra and known ones."""
+"""The spectrum of a structured matrix: the union of smaller spectra and known eigenvalues."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from specdens.operators import Gram, Scaled, Shifted
 from specdens.preparation import Problem, prepare
 from specdens.structure import BlockDiagonal, DiagonalPlusLowRank, Kronecker, Permuted
 
-__all__ = ["Union", "eigenvalues", "eigenvalues_are_cheap", "union"]
+__all__ = ["Union", "eigenvalues", "eigenvalues_are_cheap", "singular_values", "union"]
 
 MOST_EIGENVALUES = 2**26
 """Eigenvalues of a Kronecker product that are formed: half a gigabyte."""
@@ -130,14 +130,33 @@ def _filled(op: LinearOperator, found: Array, value: float) -> Array:
     return xp.concat([found, others])
 
 
+def singular_values(op: LinearOperator) -> Array | None:
+    """Return the singular values of op that are not 0 by its structure; None if they are dear."""
+    xp = op.xp
+    if spectrum_is_small(op):
+        return xp.linalg.svdvals(dense_of(op))
+    if isinstance(op, (Permuted, Scaled)):
+        values = singular_values(op.base)
+        return values if values is None or isinstance(op, Permuted) else abs(op.factor) * values
+    if isinstance(op, (BlockDiagonal, Kronecker)) and min(op.shape) <= MOST_EIGENVALUES:
+        parts = op.blocks if isinstance(op, BlockDiagonal) else op.factors
+        found = [values for part in parts if (values := singular_values(part)) is not None]
+        if len(found) == len(parts):
+            return xp.concat(found) if isinstance(op, BlockDiagonal) else _outer(op, found)
+    return None
+
+
 def _products(op: Kronecker) -> tuple[Array, int]:
     """Return the products of one eigenvalue of each factor."""
+    found = [_unsorted(factor) for factor in op.factors]
+    return _outer(op, [values for values, _ in found]), sum(matvecs for _, matvecs in found)
+
+
+def _outer(op: LinearOperator, factors: list[Array]) -> Array:
+    """Return all products of one number of each array."""
     xp = op.xp
-    values, total = xp.ones(1, dtype=xp.float64, device=op.device), 0
-    for factor in op.factors:
-        others, matvecs = _unsorted(factor)
-        values = xp.reshape(
-            values[:, None] * others[None, :], (math.prod((*values.shape, *others.shape)),)
-        )
-        total += matvecs
-    return values, total
+    values = xp.ones(1, dtype=xp.float64, device=op.device)
+    for others in factors:
+        table = values[:, None] * others[None, :]
+        values = xp.reshape(table, (math.prod(table.shape),))
+    return values

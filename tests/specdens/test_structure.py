@@ -24,6 +24,7 @@ from specdens import (
     density,
     eigencount,
     logdet,
+    logpdet,
     slogdet,
     trace,
     trace_function,
@@ -402,3 +403,19 @@ def test_empty_and_single():
 def test_what_is_no_structure(make, error, text):
     with pytest.raises(error, match=text):
         make()
+
+
+@dtypes
+def test_pseudo_determinants(backend, dtype):
+    a, b = square(4, 1, dtype)[:, :3], square(5, 2, dtype)[:2]
+    low = a @ a.conj().T  # of rank 3
+    for op, dense in (
+        (Kronecker(backend(low), backend(b)), np.kron(low, b)),
+        (Kronecker(backend(a), backend(b)), np.kron(a, b)),
+        (Scaled(BlockDiagonal(backend(low), backend(low)), -2.0), np.kron(np.eye(2), -2 * low)),
+        (Permuted(backend(low), [1, 0, 2, 3], [0, 3, 1, 2]), low),
+    ):
+        value, info = logpdet(op, return_info=True)
+        expected = logpdet(dense, return_info=True)
+        assert float(value) == pytest.approx(expected[0], abs=1e-9)
+        assert (info.rank, info.method, info.matvecs) == (expected[1].rank, "exact", 0)
