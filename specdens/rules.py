@@ -201,12 +201,8 @@ def _phase(value: complex) -> complex:
 def _is_shifted_product(problem: Problem) -> bool:
     """Whether A is a Kronecker product of known eigenvalues, shifted, so that none is a product."""
     op = problem.op
-    return (
-        bool(problem.shift)
-        and isinstance(op, Kronecker)
-        and bool(op.hermitian)
-        and (eigenvalues_are_cheap(op))
-    )
+    product = isinstance(op, Kronecker) and bool(op.hermitian)
+    return product and bool(problem.shift) and eigenvalues_are_cheap(op)
 
 
 def _product_of_eigenvalues(problem: Problem) -> Signed:

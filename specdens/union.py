@@ -67,27 +67,29 @@ def _part(whole: Problem, op: LinearOperator, shift: complex, *, alike: bool = F
     return replace(part, known=whole.known, stated=True) if whole.stated else part
 
 
+def _sources(op: LinearOperator) -> list[LinearOperator] | None:
+    """Return the matrices whose eigenvalues make all of those of a Hermitian op, if there are."""
+    if isinstance(op, Shifted) and not complex(op.shift).imag:
+        return [op.base]
+    if isinstance(op, Scaled) and not complex(op.factor).imag:
+        return [op.base]
+    if isinstance(op, Permuted) and op.keeps_spectrum:
+        return [op.base]
+    if isinstance(op, BlockDiagonal) and op.hermitian:
+        return op.blocks
+    if isinstance(op, Kronecker) and op.hermitian and op.shape[0] <= MOST_EIGENVALUES:
+        return op.factors
+    return None
+
+
 def eigenvalues_are_cheap(op: LinearOperator) -> bool:
     """Whether all eigenvalues of a Hermitian op follow from those of small matrices."""
-    if isinstance(op, (Shifted, Permuted, Scaled)):
-        return _has_rule(op) and eigenvalues_are_cheap(op.base)
-    if isinstance(op, BlockDiagonal):
-        return all(eigenvalues_are_cheap(block) for block in op.blocks)
-    if isinstance(op, Kronecker):
-        return _has_rule(op) and all(eigenvalues_are_cheap(factor) for factor in op.factors)
     if isinstance(op, DiagonalPlusLowRank):
         return op.level is not None
-    return spectrum_is_small(op)
-
-
-def _has_rule(op: LinearOperator) -> bool:
-    if isinstance(op, Scaled):
-        return not complex(op.factor).imag
-    if isinstance(op, Shifted):
-        return not complex(op.shift).imag
-    if isinstance(op, Kronecker):
-        return bool(op.hermitian) and op.shape[0] <= MOST_EIGENVALUES
-    return isinstance(op, Permuted) and op.keeps_spectrum
+    sources = _sources(op)
+    if sources is None:
+        return spectrum_is_small(op)
+    return all(eigenvalues_are_cheap(source) for source in sources)
 
 
 def eigenvalues(op: LinearOperator) -> tuple[Array, int]:
@@ -101,26 +103,25 @@ def eigenvalues(op: LinearOperator) -> tuple[Array, int]:
 
 def _unsorted(op: LinearOperator) -> tuple[Array, int]:
     xp = op.xp
-    if isinstance(op, BlockDiagonal) and op.hermitian:
-        found = [_unsorted(block) for block in op.blocks]
-        return xp.concat([values for values, _ in found]), sum(matvecs for _, matvecs in found)
     if isinstance(op, DiagonalPlusLowRank) and op.level is not None:
         core = xp.linalg.eigvalsh(xp.asarray(op.core, device=op.device))
         return _filled(op, op.level + core, op.level), 0
     if isinstance(op, Gram):
         rest, _ = without_zeros(op)
         return _filled(op, xp.linalg.eigvalsh(dense_of(rest)), op.shift), rest.shape[0]
-    if not isinstance(op, (Shifted, Scaled, Permuted, Kronecker)) or not _has_rule(op):
+    sources = _sources(op)
+    if sources is None:
         explicit = isinstance(op, ExplicitOperator)
         return xp.linalg.eigvalsh(dense_of(op)), 0 if explicit else op.shape[0]
+    found = [_unsorted(source) for source in sources]
+    values, matvecs = [x for x, _ in found], sum(count for _, count in found)
+    if isinstance(op, BlockDiagonal):
+        return xp.concat(values), matvecs
     if isinstance(op, Kronecker):
-        return _products(op)
-    values, matvecs = _unsorted(op.base)
+        return _outer(op, values), matvecs
     if isinstance(op, Shifted):
-        values = values + complex(op.shift).real
-    if isinstance(op, Scaled):
-        values = complex(op.factor).real * values
-    return values, matvecs
+        return values[0] + complex(op.shift).real, matvecs
+    return (complex(op.factor).real if isinstance(op, Scaled) else 1.0) * values[0], matvecs
 
 
 def _filled(op: LinearOperator, found: Array, value: float) -> Array:
@@ -144,12 +145,6 @@ def singular_values(op: LinearOperator) -> Array | None:
         if len(found) == len(parts):
             return xp.concat(found) if isinstance(op, BlockDiagonal) else _outer(op, found)
     return None
-
-
-def _products(op: Kronecker) -> tuple[Array, int]:
-    """Return the products of one eigenvalue of each factor."""
-    found = [_unsorted(factor) for factor in op.factors]
-    return _outer(op, [values for values, _ in found]), sum(matvecs for _, matvecs in found)
 
 
 def _outer(op: LinearOperator, factors: list[Array]) -> Array:
