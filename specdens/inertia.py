@@ -79,7 +79,7 @@ def inertia(A: Any, *, shift: float = 0.0, hermitian: bool | None = None) -> Ine
     -----
     A dense matrix costs a factorisation ``L D L^H``, and all eigenvalues where that leaves doubt;
     a sparse one a factorisation without pivoting, whose error is measured. Structured ones follow
-    from their parts. There is no estimate: a number that is not certain is not returned.
+    from their parts. Nothing is left to chance.
 
     References
     ----------
@@ -172,14 +172,16 @@ def _of_low_rank(problem: Problem, op: DiagonalPlusLowRank) -> Inertia:
     adjoint = xp.matrix_transpose(xp.conj(upper) if is_complex(upper) else upper)
     schur = -np.diag(signs) - to_host(adjoint @ (upper / pivots[:, None]))
     (index,) = xp.nonzero(zero)
-    border = to_host(xp.take(update, index, axis=0))
+    border = xp.take(update, index, axis=0)
+    left = max(0, border.shape[0] - border.shape[1])
+    border = to_host(xp.linalg.qr(border).R if left else border)  # turned: the rest is 0
     corner = np.zeros((len(border), len(border)))
     whole = dense_inertia(np.block([[corner, border], [border.conj().T, schur]]))
     positive, negative, _ = _signs(d, 0.0, noise=0.0)
     return Inertia(
         whole.positive + positive - int(np.sum(signs < 0)),
         whole.negative + negative - int(np.sum(signs > 0)),
-        whole.zero,
+        whole.zero + left,
     )
 
 

@@ -20,6 +20,7 @@ from specdens import (
     eigencount,
     inertia,
 )
+from specdens._arrays import to_host
 from specdens.inertia import sparse_inertia
 from specdens.testing import (
     complete_bipartite,
@@ -147,6 +148,27 @@ def test_structures(n, m, seed, shift):
         Gram(rng.standard_normal((m, n)), center="features"),
     ):
         assert inertia(op) == of(np.linalg.eigvalsh(op.columns())), op
+
+
+@dtypes
+def test_structures_of_every_library(backend, dtype):
+    a = hermitian(4, 1, dtype)
+    u = backend(hermitian(4, 2, dtype)[:, :2])
+    d = backend(np.array([0.0, -1.0, 2.0, 0.0]))
+    for op in (
+        Kronecker(backend(a), backend(a)),
+        DiagonalPlusLowRank(d, u, C=backend(hermitian(2, 3, dtype))),
+        DiagonalPlusLowRank(d + 1.0 - d, u),
+        Gram(u, shift=0.5),
+    ):
+        dense = to_host(op.columns())
+        assert inertia(op, shift=-1.0) == of(np.linalg.eigvalsh(dense) - 1.0)
+
+
+def test_many_zeros_of_a_diagonal_make_no_large_matrix():
+    d = np.repeat([0.0, 1.0, -1.0], 50_000)
+    u = np.random.default_rng(0).standard_normal((150_000, 2))
+    assert inertia(DiagonalPlusLowRank(d, u)) == (50_002, 50_000, 49_998)
 
 
 @pytest.mark.parametrize("method", ["auto", "exact"])
