@@ -31,9 +31,9 @@ PIVOT_MOVED = 1e-6
 """What is added to the diagonal of the balanced matrix where 0 would be a pivot."""
 
 CERTAIN = 0.01
-"""Far below 1, from where on rounding may move an eigenvalue through 0: it is only estimated. Of 307
-factorisations next to an eigenvalue 283 stayed below, all of them right; 1 of the others was wrong
-(benchmarks/inertia.py)."""
+"""Far below 1, from where on rounding may move an eigenvalue through 0: it is only estimated. Of
+307 factorisations beside an eigenvalue 283 stayed below, all of them right; one of the others was
+wrong (benchmarks/inertia.py)."""
 
 POWER_STEPS = 8
 
