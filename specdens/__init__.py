@@ -16,11 +16,13 @@ from specdens.diagonal_estimators import DiagonalEstimate
 from specdens.functions import trace_function
 from specdens.green import greens_function
 from specdens.likelihood import inv_quad_logdet
+from specdens.inertia import Inertia, inertia
 from specdens.logdet import logdet, logpdet, slogdet
 from specdens.operators import Gram, Scaled, Shifted, Sum
 from specdens.quadratic_form import quadratic_form
 from specdens.results import AccuracyWarning, Estimate, SpectralBounds
 from specdens.spectral_density import SpectralDensity
+from specdens.structure import BlockDiagonal, DiagonalPlusLowRank, Kronecker, Permuted
 from specdens.trace import trace
 
 __all__ = [
@@ -44,6 +46,7 @@ __all__ = [
     "density",
     "local_density",
     "eigencount",
+    "inertia",
     "spectral_bounds",
     # Operators that are never formed
     "aslinearoperator",
@@ -51,10 +54,16 @@ __all__ = [
     "Shifted",
     "Scaled",
     "Sum",
+    # Matrices made of smaller ones
+    "Kronecker",
+    "BlockDiagonal",
+    "DiagonalPlusLowRank",
+    "Permuted",
     # What comes back
     "Estimate",
     "VectorEstimate",
     "DiagonalEstimate",
+    "Inertia",
     "SpectralBounds",
     "SpectralDensity",
     "DoubleMoments",

@@ -30,6 +30,7 @@ __all__ = [
     "Probes",
     "gaussian",
     "key_of",
+    "key_of_part",
     "make_probes",
     "philox",
     "require_distribution",
@@ -49,6 +50,8 @@ SIGNS, PHASES, STARTS = 0, 1, 2
 
 SPHERE = 16
 """Stream of the vectors on the sphere; their imaginary parts are on the next one."""
+PARTS = 2**20
+"""A stream of its own: the keys of the parts of a structured matrix."""
 
 
 def key_of(rng: Any) -> int:
@@ -85,6 +88,13 @@ def key_of(rng: Any) -> int:
         )
         raise TypeError(msg)
     return int(np.random.default_rng(rng).integers(2**64, dtype=np.uint64))
+
+
+def key_of_part(key: int, index: int) -> int:
+    """Return the key of the probes for one part of a matrix: independent ones for each part."""
+    counter = tuple(np.full(1, word, dtype=np.int64) for word in (index, 0, 0, PARTS))
+    low, high, _, _ = philox(np, counter, key)  # type: ignore[arg-type]
+    return int(low[0]) | int(high[0]) << 32
 
 
 def philox(xp: Any, counter: tuple[Array, Array, Array, Array], key: int) -> tuple[Array, ...]:

@@ -14,12 +14,15 @@ from specdens.adapters import DenseOperator, ExplicitOperator
 from specdens.linear_operator import LinearOperator
 
 __all__ = [
+    "LARGEST_ON_CPU",
     "NOISE",
     "UNIT",
     "Factored",
+    "balanced",
     "dense_is_small",
     "dense_of",
     "lu_fits",
+    "parity",
     "predicted_lu_bytes",
     "slogdet",
     "sparse_slogdet",
@@ -155,7 +158,7 @@ def sparse_slogdet(a: Any, *, hermitian: bool) -> Factored:
     from scipy.sparse.linalg import splu
 
     n = a.shape[0]
-    scaled = _balanced(a)
+    scaled = balanced(a)
     if scaled is None:
         return SINGULAR
     a, powers = scaled
@@ -177,13 +180,13 @@ def sparse_slogdet(a: Any, *, hermitian: bool) -> Factored:
     size = np.abs(pivots)
     if not np.all(size > 0):
         return SINGULAR
-    phase = np.prod(pivots / size) * _parity(lu.perm_r) * _parity(lu.perm_c)
+    phase = np.prod(pivots / size) * parity(lu.perm_r) * parity(lu.perm_c)
     sign = complex(phase) if np.iscomplexobj(pivots) else float(np.sign(phase))
     logabsdet = float(np.sum(np.log(size)) + powers * math.log(2))
     return _judged(sign, logabsdet, size.min(), np.sum(1 / size), n)
 
 
-def _balanced(a: Any) -> tuple[Any, float] | None:
+def balanced(a: Any) -> tuple[Any, float] | None:
     """Scale rows and columns alike by powers of two until no row has a maximum far from 1.
 
     Symmetry survives, and with it the diagonal's right to be the pivot of a definite matrix.
@@ -209,7 +212,7 @@ def _balanced(a: Any) -> tuple[Any, float] | None:
     return a, lost
 
 
-def _parity(permutation: np.ndarray[Any, Any]) -> int:
+def parity(permutation: np.ndarray[Any, Any]) -> int:
     """Return the sign of a permutation: (-1)^(n - number of cycles)."""
     from scipy.sparse import coo_array
     from scipy.sparse.csgraph import connected_components

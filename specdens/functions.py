@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from specdens._arrays import eps, to_host
+from specdens._arrays import Array, eps, is_array, namespace, to_host
 from specdens._probes import Probes
 from specdens.adapters import ExplicitOperator
 from specdens.estimation import (
@@ -21,9 +21,10 @@ from specdens.estimation import (
     finite_pair,
     summed,
 )
-from specdens.exact import UNIT, dense_of, slogdet, spectrum_is_small
+from specdens.exact import UNIT, dense_of, slogdet
 from specdens.moments import EscapeError
 from specdens.operators import Counting
+from specdens.pencils import whitened
 from specdens.preparation import (
     Problem,
     checked_count,
@@ -33,9 +34,11 @@ from specdens.preparation import (
 )
 from specdens.quadrature import gauss
 from specdens.results import UNBOUNDED, Estimate, SpectralBounds, warn_of_doubt
+from specdens.rules import trace_function_by_parts
 from specdens.sampling import bounds_for, moments_by_chebyshev, probes_for, tridiagonals
 from specdens.scalar_functions import LOG, LOG_ABS, ScalarFunction, scalar_function
 from specdens.truncation import Truncated, integrate_factors, integrate_moments
+from specdens.union import eigenvalues, eigenvalues_are_cheap
 
 __all__ = ["sampled_trace", "trace_function"]
 
@@ -46,6 +49,7 @@ def trace_function(
     A: Any,
     f: Any,
     *,
+    B: Any = None,
     moments: int = 20,
     probes: Any = None,
     method: str = "auto",
@@ -64,6 +68,9 @@ def trace_function(
     f : {"log", "exp", "inv", "sqrt", "xlogx", "square"} or callable
         A callable takes and gives NumPy arrays, elementwise; it may be complex, for example
         ``lambda x: 1 / (x - z)``.
+    B : array or sparse matrix, shape (n, n), optional
+        Hermitian and positive definite: then the eigenvalues are those of ``A x = lambda B x``.
+        It is factored.
     moments : int
         Information per probe: costs half as many products with each probe.
     probes : int or array of shape (n, R), optional
@@ -91,7 +98,8 @@ def trace_function(
     ------
     ValueError
         If A is not square, not Hermitian or not finite; if log or sqrt meets a negative eigenvalue
-        (`logdet` takes any sign); or if an option is not as described.
+        (`logdet` takes any sign); if B is not positive definite; or if an option is not as
+        described.
 
     Warns
     -----
@@ -123,6 +131,7 @@ def trace_function(
     require_method(method)
     moments = checked_count(moments, "moments")
     function = scalar_function(f)
+    A = A if B is None else whitened(A, B)
     problem = prepare(A, shift=shift, hermitian=hermitian, bounds=bounds)
     require_hermitian(problem, "tr f(A)")
     estimate = _estimate(problem, function, moments, probes, method, rng)
@@ -136,40 +145,65 @@ def _estimate(
 ) -> Estimate:
     if problem.n == 0:
         return Estimate(value=0.0)
+    if not is_array(probes):
+        found = trace_function_by_parts(
+            problem,
+            f,
+            lambda part, g, key: _estimate(part, g, moments, probes, method, key),
+            exact=method in {"auto", "exact"},
+            rng=rng,
+        )
+        if found is not None:
+            return found
     vectors = probes_for(problem.shifted, probes, rng)
     full = vectors.exhaustive and moments >= 2 * problem.n
-    if method == "exact" or (method == "auto" and (full or spectrum_is_small(problem.op))):
+    if method == "exact" or (method == "auto" and (full or eigenvalues_are_cheap(problem.op))):
         return _exact(problem, f)
     return sampled_trace(problem, f, moments, vectors, method)
 
 
 def _exact(problem: Problem, f: ScalarFunction) -> Estimate:
     """Return tr f(A) from all eigenvalues; log of a positive definite matrix by Cholesky."""
-    explicit = isinstance(problem.op, ExplicitOperator)
-    matvecs = problem.matvecs + (0 if explicit else problem.n)
-    a = dense_of(problem.op, problem.real_shift)
-    if f.name == "log":
-        found = slogdet(a, hermitian=True)
-        if found.definite:
-            return Estimate(value=found.logabsdet, bias_bound=found.rounding, matvecs=matvecs)
+    op = problem.op
+    explicit = isinstance(op, ExplicitOperator)
+    if not explicit and eigenvalues_are_cheap(op):
+        spectrum, matvecs = eigenvalues(op)
+        estimate = _from_eigenvalues(problem, f, spectrum + problem.real_shift)
+    else:
+        matvecs = 0 if explicit else problem.n
+        estimate = _of_dense(problem, f, dense_of(op, problem.real_shift))
+    return replace(estimate, matvecs=problem.matvecs + matvecs)
+
+
+def _of_dense(problem: Problem, f: ScalarFunction, a: Array) -> Estimate:
+    found = slogdet(a, hermitian=True) if f.name == "log" else None
+    if found is not None and found.definite:
+        return Estimate(value=found.logabsdet, bias_bound=found.rounding)
+    estimate = _from_eigenvalues(problem, f, namespace(a).linalg.eigvalsh(a))
+    if found is None or (estimate.value == -math.inf and not found.doubtful):
+        return estimate
+    return Estimate(value=-math.inf, flags=(SINGULAR,), converged=False)
+
+
+def _from_eigenvalues(problem: Problem, f: ScalarFunction, spectrum: Array) -> Estimate:
+    """Return the sum of f over all eigenvalues, in ascending order; log of noise is that of 0."""
     xp = problem.op.xp
-    spectrum = xp.linalg.eigvalsh(a)
     low, high = float(spectrum[0]), float(spectrum[-1])
     noise = (10 + math.sqrt(problem.n)) * UNIT * max(abs(low), abs(high))
     _require_domain(f, low, noise)
     if f.domain != "real":
         spectrum = xp.where(spectrum > 0, spectrum, xp.zeros_like(spectrum))
+    smallest = float(xp.min(xp.abs(spectrum)))
     if f.own:
         total = f.on_host(to_host(spectrum)).sum()
         value = complex(total) if np.iscomplexobj(total) else float(total)
+    elif f.name == "log" and smallest <= noise:
+        value = -math.inf
     else:
         with np.errstate(divide="ignore"):
             value = float(xp.sum(f.apply(xp, spectrum)))
-    smallest = float(xp.min(xp.abs(spectrum)))
     flags = (SINGULAR,) if f.pole and 0 < smallest <= noise else ()
-    if f.name == "log" and not found.definite:
-        flags, value = ((SINGULAR,) if smallest > 0 or found.doubtful else ()), -math.inf
-    return Estimate(value=value, matvecs=matvecs, flags=flags, converged=not flags)
+    return Estimate(value=value, flags=flags, converged=not flags)
 
 
 def _require_domain(f: ScalarFunction, low: float, noise: float) -> None:

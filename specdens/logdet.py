@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from specdens._arrays import eps
+from specdens._arrays import eps, is_array
 from specdens._probes import Probes
 from specdens.adapters import (
     DenseOperator,
@@ -23,7 +23,6 @@ from specdens.exact import (
     dense_of,
     lu_fits,
     sparse_slogdet,
-    spectrum_is_small,
 )
 from specdens.exact import (
     slogdet as dense_slogdet,
@@ -32,6 +31,7 @@ from specdens.functions import sampled_trace
 from specdens.lanczos import NotHermitianError
 from specdens.linear_operator import LinearOperator
 from specdens.operators import Adjoint, Counting, Gram
+from specdens.pencils import checked_pair, combination, definite_factor
 from specdens.preparation import (
     Problem,
     as_result,
@@ -42,9 +42,11 @@ from specdens.preparation import (
 )
 from specdens.quadrature import gauss
 from specdens.results import UNBOUNDED, Estimate, warn_of_doubt
+from specdens.rules import determinant_by_parts
 from specdens.sampling import bidiagonals, probes_for
 from specdens.scalar_functions import LOG, LOG_ABS, ScalarFunction
 from specdens.truncation import integrate_factors
+from specdens.union import singular_values
 
 __all__ = ["logdet", "logpdet", "slogdet"]
 
@@ -55,6 +57,7 @@ COLUMNS_FORMED = 512
 def logdet(
     A: Any,
     *,
+    B: Any = None,
     moments: int = 20,
     probes: Any = None,
     method: str = "auto",
@@ -70,6 +73,9 @@ def logdet(
     ----------
     A : array, sparse matrix or operator, shape (n, n)
         Anything that `aslinearoperator` takes: symmetric or not, definite or not, real or complex.
+    B : array or sparse matrix, shape (n, n), optional
+        Hermitian and positive definite: then the determinant is that of ``B^{-1} A + shift I``, the
+        product of the eigenvalues of ``A x = lambda B x``. It is factored.
     moments : int
         Information per probe: costs half as many products with each probe. A nonsymmetric A costs
         as many again, with its adjoint.
@@ -86,7 +92,8 @@ def logdet(
         A claim about an operator; it is checked on the way, without an extra product.
     bounds : tuple of float, optional
         An interval that contains the spectrum of A, before the shift (of a nonsymmetric A: its
-        singular values). A positive lower end makes the bias bound rigorous.
+        singular values). A positive lower end makes the bias bound rigorous. With B, of
+        ``A + shift B``.
     rng : None, int or numpy.random.Generator
         An int is the key of the probes itself; ``rng=info.seed`` repeats a result.
     return_info : bool
@@ -102,7 +109,8 @@ def logdet(
     ------
     ValueError
         If A is not square or not finite, or a product is not; if a nonsymmetric operator of order
-        above 512 has no adjoint product; if an option is not as described.
+        above 512 has no adjoint product; if B is not positive definite; if an option is not as
+        described.
 
     Warns
     -----
@@ -134,7 +142,7 @@ def logdet(
     True
     """
     (_, value), estimate = _signed(
-        A, moments, probes, method, shift, hermitian, bounds, rng, stacklevel=3
+        A, B, moments, probes, method, shift, hermitian, bounds, rng, stacklevel=3
     )
     return (value, estimate) if return_info else value
 
@@ -142,6 +150,7 @@ def logdet(
 def slogdet(
     A: Any,
     *,
+    B: Any = None,
     moments: int = 20,
     probes: Any = None,
     method: str = "auto",
@@ -157,7 +166,7 @@ def slogdet(
 
     Parameters
     ----------
-    A, moments, probes, method, shift, hermitian, bounds, rng
+    A, B, moments, probes, method, shift, hermitian, bounds, rng
         As for `logdet`.
     return_info : bool
         Whether to return ``((sign, logabsdet), Estimate)``; the estimate is that of logabsdet.
@@ -187,13 +196,14 @@ def slogdet(
     -1 1.791759
     """
     pair, estimate = _signed(
-        A, moments, probes, method, shift, hermitian, bounds, rng, stacklevel=3
+        A, B, moments, probes, method, shift, hermitian, bounds, rng, stacklevel=3
     )
     return (pair, estimate) if return_info else pair
 
 
 def _signed(
     A: Any,
+    B: Any,
     moments: int,
     probes: Any,
     method: str,
@@ -207,8 +217,18 @@ def _signed(
     """Return ((sign, log|det|) as results, estimate), and warn of doubt."""
     require_method(method)
     moments = checked_count(moments, "moments")
+    factor = None
+    if B is not None:
+        a, b = checked_pair(A, B)
+        factor, A, shift = definite_factor(b), combination(a, b, shift), 0.0
     problem = prepare(A, shift=shift, hermitian=hermitian, bounds=bounds)
     sign, estimate = _estimated(problem, moments, probes, method, rng)
+    if factor is not None:
+        estimate = replace(
+            estimate,
+            value=float(estimate) - factor.logabsdet,
+            bias_bound=estimate.bias_bound + factor.rounding,
+        )
     warn_of_doubt(estimate, advice(moments), stacklevel=stacklevel)
     if problem.shifted.xp.isdtype(problem.shifted.dtype, "complex floating"):
         sign = complex(sign)
@@ -220,6 +240,15 @@ def _estimated(
 ) -> tuple[complex, Estimate]:
     if problem.n == 0:
         return 1.0, Estimate(value=0.0)
+    if not is_array(probes):
+        found = determinant_by_parts(
+            problem,
+            lambda part, key: _estimated(part, moments, probes, method, key),
+            exact=method in {"auto", "exact"},
+            rng=rng,
+        )
+        if found is not None:
+            return found
     vectors = probes_for(problem.shifted, probes, rng)
     full = vectors.exhaustive and moments >= 2 * problem.n
     if method == "exact" or (method == "auto" and (full or problem.n == 1)):
@@ -393,7 +422,7 @@ def logpdet(
     method : {"auto", "exact", "lanczos"}
         ``"auto"`` computes all singular values where the matrix is dense and small (both sides at
         most 8192; 32768 on a GPU), or sparse with both at most 2048. The step at `tol` has no
-        useful Chebyshev series.
+        useful Chebyshev series. A `Kronecker` product or `BlockDiagonal` of such matrices, too.
     return_info : bool
         Whether to return ``(value, Estimate)``; the number of singular values above `tol` is
         ``info.rank``, estimated like the value unless it is exact.
@@ -449,13 +478,15 @@ def _pseudo(
     vectors = probes_for(narrow, probes, rng)
     full = vectors.exhaustive and moments >= 2 * narrow.shape[1]
     relative = max(op.shape) * float(op.xp.finfo(op.result_dtype).eps)
-    if method == "exact" or (method == "auto" and (full or spectrum_is_small(op))):
+    values = singular_values(op) if method in {"auto", "exact"} else None
+    if method == "exact" or values is not None or (method == "auto" and full):
         xp = op.xp
-        values = xp.linalg.svdvals(dense_of(op))
+        formed = values is None and not isinstance(op, ExplicitOperator)
+        values = xp.linalg.svdvals(dense_of(op)) if values is None else values
         above = values > (relative * float(xp.max(values)) if tol is None else tol)
         logs = xp.log(xp.where(above, values, xp.ones_like(values)))
-        matvecs = 0 if isinstance(op, ExplicitOperator) else op.shape[1]
         rank = int(xp.sum(xp.astype(above, xp.int64)))
+        matvecs = op.shape[1] if formed else 0
         return Estimate(value=float(xp.sum(logs)), rank=rank, matvecs=matvecs)
     counted = Counting(narrow)
     factors = bidiagonals(counted, vectors, moments)

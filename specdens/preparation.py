@@ -23,6 +23,7 @@ __all__ = [
     "as_result",
     "checked_count",
     "finite_operator",
+    "is_known_hermitian",
     "prepare",
     "require_hermitian",
     "require_method",
@@ -173,7 +174,7 @@ def require_states(problem: Problem) -> None:
 def _symmetry(op: LinearOperator, claimed: bool | None) -> tuple[bool, bool, int]:
     """Return whether op is Hermitian, whether that is assumed, and the products that it took."""
     if isinstance(op, ExplicitOperator):
-        symmetric = op.shape[0] == 0 or op.asymmetry() <= _tolerance(op) * op.largest
+        symmetric = is_known_hermitian(op)
         if claimed and not symmetric:
             msg = (
                 f"hermitian=True, but A and its adjoint differ by {op.asymmetry():.3g}. "
@@ -193,6 +194,15 @@ def _symmetry(op: LinearOperator, claimed: bool | None) -> tuple[bool, bool, int
     distance = float(np.real(column_dots(difference, difference))[0]) ** 0.5
     norm = float(np.real(column_dots(size, size))[0]) ** 0.5
     return distance <= _tolerance(op) * norm, False, 2
+
+
+def is_known_hermitian(op: LinearOperator) -> bool:
+    """Whether op is Hermitian by its entries or its word, without a product."""
+    if not isinstance(op, ExplicitOperator):
+        return bool(op.hermitian)
+    if op.shape[0] != op.shape[1]:
+        return False
+    return op.shape[0] == 0 or op.asymmetry() <= _tolerance(op) * op.largest
 
 
 def _tolerance(op: LinearOperator) -> float:

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from specdens._arrays import Array, column_dots, to_host
+from specdens._arrays import Array, column_dots, is_array, to_host
 from specdens._probes import DEFAULT_COUNT, Probes, key_of, require_distribution
 from specdens.adapters import ExplicitOperator
 from specdens.effort import require_plain, vectors_for
@@ -23,6 +23,7 @@ from specdens.preparation import (
     square_operator,
 )
 from specdens.results import Estimate, warn_of_doubt
+from specdens.rules import trace_by_parts
 from specdens.sampling import by_blocks, probes_for, standard_error
 from specdens.tolerance import MISSED, Tolerance, doublings, until_agreed
 
@@ -131,8 +132,7 @@ def trace(
     require_method(method, TRACE_METHODS)
     request = _request(probes, max_matvecs, rtol, atol)
     op = square_operator(A)
-    method = _resolved(op, method, request, distribution)
-    estimate = _estimate(op, request, method, distribution, rng)
+    estimate = _solved(op, request, method, distribution, rng)
     warn_of_doubt(estimate, "Raise max_matvecs, or loosen rtol or atol.")
     value = estimate.value
     if op.xp.isdtype(op.dtype, "complex floating"):
@@ -161,6 +161,22 @@ def _request(
         msg = "probes is given together with max_matvecs, rtol or atol; expected one or the other."
         raise ValueError(msg)
     return _Request(probes, limit, tolerance)
+
+
+def _solved(
+    op: LinearOperator, request: _Request, method: str, distribution: str, rng: Any
+) -> Estimate:
+    """Return the trace from those of the parts of a structured matrix, or of the whole."""
+    free = request.limit is None and request.tolerance is None and not is_array(request.probes)
+    if method in {"auto", "exact"} and free:
+
+        def solve(part: LinearOperator, key: int) -> Estimate:
+            return _solved(part, request, method, distribution, key)
+
+        found = trace_by_parts(op, solve, rng)
+        if found is not None:
+            return found
+    return _estimate(op, request, _resolved(op, method, request, distribution), distribution, rng)
 
 
 def _resolved(op: LinearOperator, method: str, request: _Request, distribution: str) -> str:

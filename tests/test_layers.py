@@ -16,6 +16,9 @@ SPECDENS = """
     matrix_function sketch tolerance effort leave_one_out hutch_plus_plus trace
     diagonal_estimators diagonal spectral_density density counting __init__ testing plotting files
     cli __main__
+    bounds exact preparation gram_zeros structure union inertia pencils sampling scalar_functions
+    truncation estimation rules functions logdet trace spectral_density density counting __init__
+    testing plotting files cli __main__
 """
 
 SEND = """

@@ -8,7 +8,15 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from specdens import AccuracyWarning, aslinearoperator, logdet, trace, trace_function
+from specdens import (
+    AccuracyWarning,
+    BlockDiagonal,
+    Kronecker,
+    aslinearoperator,
+    logdet,
+    trace,
+    trace_function,
+)
 from specdens.testing import laplacian_eigenvalues, rotated, with_spectrum
 
 FALSE_ALARM = 1e-6
@@ -183,3 +191,22 @@ def test_intervals_cover_on_many_seeds():
     assert not too_few(inside, pairs)
     assert trusted > 500
     assert not too_few(held, trusted)
+
+
+def test_parts_have_independent_probes():
+    """The variances of the parts of a sum and of a product are those that their rules state."""
+    rng = np.random.default_rng(3)
+    a, b = (x + x.T + 9 * np.eye(12) for x in rng.standard_normal((2, 12, 12)))
+    # The same matrix twice: with the same probes the two estimates would be one.
+    parts = [aslinearoperator(lambda v, x=x: x @ v, n=12, hermitian=True) for x in (a, a, b)]
+    variance = [2 * np.sum((x - np.diag(np.diag(x))) ** 2) / 4 for x in (a, a, b)]
+    traces = [np.trace(x) for x in (a, a, b)]
+    sums, products = (
+        [trace(kind(*parts), probes=4, rng=seed) for seed in range(2 * SEEDS)]
+        for kind in (BlockDiagonal, Kronecker)
+    )
+    require_mean(sums, sum(traces))
+    require_variance(sums, sum(variance))
+    require_mean(products, math.prod(traces))
+    squares = [t**2 + v for t, v in zip(traces, variance, strict=True)]
+    require_variance(products, math.prod(squares) - math.prod(t**2 for t in traces))
