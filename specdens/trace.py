@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from specdens._arrays import Array, column_dots, to_host
+from specdens._arrays import Array, column_dots, magnitude, power_of_two, to_host
 from specdens._probes import Probes
 from specdens.adapters import ExplicitOperator
 from specdens.linear_operator import LinearOperator
@@ -91,12 +91,14 @@ def _estimate(op: LinearOperator, probes: Any, method: str, rng: Any) -> Estimat
         total = to_host(op.xp.sum(op.xp.astype(op.diagonal(), wide)))
         return Estimate(value=total.item())
     vectors = probes_for(op, n if method == "exact" else probes, rng)
-    values, squares = _rayleigh_quotients(op, vectors)
+    values, norms = _rayleigh_quotients(op, vectors)
+    unit = power_of_two(float(norms.max()))
+    values, norms = values / unit, norms / unit  # their squares neither overflow nor vanish
     mean = values.mean()
-    spread = max(0.0, float(squares.mean() - abs(mean) ** 2))
+    spread = max(0.0, float(np.mean(norms**2) - abs(mean) ** 2))
     return Estimate(
-        value=(n * mean).item(),
-        stderr=n * standard_error(values, vectors, spread),
+        value=(n * mean * unit).item(),
+        stderr=n * standard_error(values, vectors, spread) * unit,
         matvecs=vectors.count,
         samples=vectors.count,
         method="exact" if vectors.exhaustive else "hutchinson",
@@ -111,17 +113,16 @@ def _complex(op: LinearOperator) -> bool:
 def _rayleigh_quotients(
     op: LinearOperator, vectors: Probes
 ) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
-    """Return ``<z, A z> / <z, z>`` and ``<A z, A z> / <z, z>`` of each probe."""
+    """Return ``<z, A z> / <z, z>`` and ``|A z| / |z|`` of each probe."""
 
     def run(block: Array) -> list[tuple[Any, Any]]:
         product = op.matmat(block)
+        unit = magnitude(product)
+        product = product / unit
         mass = np.real(column_dots(block, block))
-        first = column_dots(block, product) / mass
-        second = np.real(column_dots(product, product)) / mass
-        if not np.all(np.isfinite(first)):
-            msg = "a product with A contains NaN or infinity; expected finite numbers."
-            raise ValueError(msg)
-        return list(zip(first, second, strict=True))
+        quotients = unit * (column_dots(block, product) / mass)
+        norms = unit * np.sqrt(np.real(column_dots(product, product)) / mass)
+        return list(zip(quotients, norms, strict=True))
 
-    first, second = zip(*by_blocks(op, vectors, run), strict=True)
-    return np.array(first), np.array(second)
+    quotients, norms = zip(*by_blocks(op, vectors, run), strict=True)
+    return np.array(quotients), np.array(norms)
