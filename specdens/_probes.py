@@ -209,6 +209,9 @@ def make_probes(probes: Any, n: int, rng: Any, *, xp: Any, dtype: Any, where: An
     None means 20 random ones; an integer of n or more means the n unit vectors, which cost no more
     and leave nothing to chance; an array of shape (n, R) is taken as it is.
     """
+    if isinstance(probes, (bool, np.bool_)):
+        msg = f"probes is {probes}; expected an int or an array (n, R)."
+        raise TypeError(msg)
     if probes is None or isinstance(probes, (int, np.integer)):
         count = DEFAULT_COUNT if probes is None else int(probes)
         if count < 1:

@@ -22,7 +22,7 @@ from specdens._arrays import (
     to_host,
     working_dtype,
 )
-from specdens.linear_operator import LinearOperator
+from specdens.linear_operator import NO_ADJOINT, LinearOperator
 
 __all__ = ["ExplicitOperator", "aslinearoperator"]
 
@@ -233,6 +233,9 @@ class TorchSparseOperator(ExplicitOperator):
         xp = namespace(a)
         if a.ndim != 2:
             msg = f"A is a sparse tensor of shape {tuple(a.shape)}; expected two dimensions."
+            raise ValueError(msg)
+        if a.dense_dim():
+            msg = "A is a hybrid tensor, with dense rows of a sparse one. Pass A.to_dense()."
             raise ValueError(msg)
         coo = a.detach().to_sparse_coo().coalesce()
         self.array = coo.to(working_dtype(xp, coo.dtype))
@@ -472,7 +475,7 @@ def _from_object(
         raise ValueError(msg)
     xp, where, working = _home(a, dtype, like)
     if hasattr(a, "matmat"):
-        product = a.matmat
+        product = _of_scipy(a.matmat) if _is_scipy(a) else a.matmat
     elif hasattr(a, "matvec"):
         product = _by_columns(a.matvec)
     elif hasattr(a, "__matmul__"):
@@ -490,22 +493,28 @@ def _from_object(
 def _adjoint_of(a: Any) -> Callable[[Array], Array] | None:
     """Return the adjoint product of an object, or None where it has none."""
     if hasattr(a, "rmatmat"):
-        return _scipy_adjoint(a) if type(a).__module__.startswith("scipy.") else a.rmatmat
+        return _of_scipy(a.rmatmat) if _is_scipy(a) else a.rmatmat
     return _by_columns(a.rmatvec) if hasattr(a, "rmatvec") else None
 
 
-def _scipy_adjoint(a: Any) -> Callable[[Array], Array]:
-    """Return a SciPy operator's ``rmatmat``, which calls None where no rmatvec was given."""
+def _is_scipy(a: Any) -> bool:
+    return any(kind.__module__.startswith("scipy.") for kind in type(a).__mro__)
 
-    def product(x: Array) -> Array:
+
+def _of_scipy(product: Callable[[Array], Array]) -> Callable[[Array], Array]:
+    """Return a product of a SciPy operator that says so where it needs an rmatvec not given."""
+
+    def said(x: Array) -> Array:
         try:
-            return a.rmatmat(x)
-        except TypeError as error:
+            return product(x)
+        except TypeError as error:  # it calls None
             if "'NoneType' object is not callable" not in str(error):
                 raise
-            raise NotImplementedError from None
+            raise NotImplementedError(NO_ADJOINT) from None
+        except (NotImplementedError, RecursionError):
+            raise NotImplementedError(NO_ADJOINT) from None
 
-    return product
+    return said
 
 
 def _by_columns(apply: Callable[[Array], Array]) -> Callable[[Array], Array]:
@@ -532,8 +541,8 @@ def _from_callable(
     if n is None:
         msg = "A is a callable, whose size is unknown; pass aslinearoperator(A, n=..., dtype=...)."
         raise TypeError(msg)
-    if n < 0:
-        msg = f"n is {n}; expected the order of the matrix, at least 0."
+    if isinstance(n, bool) or not isinstance(n, (int, np.integer)) or n < 0:
+        msg = f"n is {n!r}; expected the order of the matrix, an integer, at least 0."
         raise ValueError(msg)
     xp, where, working = _home(a, dtype, like)
     adjoint = rmatmat if rmatmat is not None else (_by_columns(rmatvec) if rmatvec else None)

@@ -31,7 +31,7 @@ from specdens.exact import (
 from specdens.functions import sampled_trace
 from specdens.lanczos import NotHermitianError
 from specdens.linear_operator import LinearOperator
-from specdens.operators import Adjoint, Counting, Gram, Scaled
+from specdens.operators import Adjoint, Counting, Gram, Scaled, finite_real
 from specdens.preparation import (
     Problem,
     as_result,
@@ -456,7 +456,7 @@ def logpdet(
     if method == "chebyshev":
         msg = "method='chebyshev' cannot resolve the step at tol; use 'lanczos' or 'exact'."
         raise ValueError(msg)
-    if tol is not None and not (math.isfinite(tol) and tol >= 0):
+    if tol is not None and (tol := finite_real(tol, "tol")) < 0:
         msg = f"tol is {tol}; expected a finite number, at least 0."
         raise ValueError(msg)
     moments = checked_count(moments, "moments")
@@ -485,7 +485,10 @@ def _pseudo(
         rank = int(xp.sum(xp.astype(above, xp.int64)))
         return Estimate(value=float(xp.sum(logs)), rank=rank, matvecs=matvecs)
     counted = Counting(narrow)
-    factors = bidiagonals(counted, vectors, moments)
+    try:
+        factors = bidiagonals(counted, vectors, moments)
+    except NotImplementedError as error:
+        raise ValueError(str(error)) from None
     rules = [gauss(factor) for factor in factors]
     cut = relative * max(rule.nodes[-1] for rule in rules) if tol is None else tol
     unit = eps(op.xp.empty(0, dtype=op.dtype))

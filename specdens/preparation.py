@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import cmath
 import math
 from dataclasses import dataclass, replace
 from typing import Any
@@ -14,7 +13,7 @@ from specdens._probes import gaussian
 from specdens.adapters import ExplicitOperator, aslinearoperator
 from specdens.bounds import known_bounds, stated_bounds
 from specdens.linear_operator import LinearOperator
-from specdens.operators import Shifted
+from specdens.operators import Shifted, finite_number
 from specdens.results import UNBOUNDED, SpectralBounds
 
 __all__ = [
@@ -139,21 +138,45 @@ def prepare(
     with its adjoint, if it has one; otherwise it counts as Hermitian until its products contradict.
     """
     op = square_operator(A)
-    if not cmath.isfinite(shift):
-        msg = f"shift is {shift}; expected a finite number."
-        raise ValueError(msg)
-    symmetric, assumed, matvecs = _symmetry(op, hermitian)
-    symmetric = symmetric and complex(shift).imag == 0
+    shift = finite_number(shift, "shift")
+    if hermitian not in (None, True, False):
+        msg = f"hermitian is {hermitian!r}; expected True, False or None."
+        raise TypeError(msg)
+    real, assumed, matvecs = _symmetry(op, hermitian)
+    symmetric = real and complex(shift).imag == 0
     known = known_bounds(op) if symmetric else UNBOUNDED
     if bounds is not None:
         known = stated_bounds(bounds)
-    offset = complex(shift).real if symmetric else 0.0
-    known = replace(known, low=known.low + offset, high=known.high + offset)
+    if symmetric:
+        offset = complex(shift).real
+        known = replace(known, low=known.low + offset, high=known.high + offset)
+    elif bounds is not None:
+        known = _of_singular_values(known, complex(shift), real=real)
     return Problem(op, shift, symmetric, assumed, known, bounds is not None, matvecs)
+
+
+def _of_singular_values(stated: SpectralBounds, shift: complex, *, real: bool) -> SpectralBounds:
+    """Return bounds of the singular values of ``A + shift I`` from those of A.
+
+    If A is Hermitian (``real``) they are ``|lambda + shift|``, else they move by ``|shift|`` at
+    most.
+    """
+    low, high = stated
+    if real:
+        near = max(0.0, low + shift.real, -(high + shift.real))
+        far = max(abs(low + shift.real), abs(high + shift.real))
+        return replace(stated, low=math.hypot(near, shift.imag), high=math.hypot(far, shift.imag))
+    if high < 0:
+        msg = f"bounds are ({low}, {high}), but A is not Hermitian: its singular values are >= 0."
+        raise ValueError(msg)
+    return replace(stated, low=max(0.0, low - abs(shift)), high=high + abs(shift))
 
 
 def require_hermitian(problem: Problem, what: str) -> None:
     """Raise a ValueError where only a Hermitian matrix makes sense."""
+    if complex(problem.shift).imag:
+        msg = f"shift is {problem.shift}; {what} needs a real one, or eigenvalues are not real."
+        raise ValueError(msg)
     if not problem.hermitian:
         msg = (
             f"A is not Hermitian; {what} needs real eigenvalues. For singular values pass Gram(A), "
@@ -162,11 +185,11 @@ def require_hermitian(problem: Problem, what: str) -> None:
         raise ValueError(msg)
 
 
-def require_states(problem: Problem) -> None:
-    """Raise a ValueError where a density of states makes no sense."""
-    require_hermitian(problem, "a density of states")
+def require_states(problem: Problem, what: str = "a density of states") -> None:
+    """Raise a ValueError where what describes eigenvalues makes no sense: there are none."""
+    require_hermitian(problem, what)
     if problem.n == 0:
-        msg = "A is empty (0 x 0); a density of states needs one eigenvalue at least."
+        msg = f"A is empty (0 x 0); {what} needs one eigenvalue at least."
         raise ValueError(msg)
 
 

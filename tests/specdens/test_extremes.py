@@ -107,3 +107,105 @@ def test_stderr_of_a_trace_scales_with_the_matrix(backend, power):
     scaled, scaled_info = specdens.trace(backend(a * 2.0**power), **options)
     assert float(scaled) == pytest.approx(float(value) * 2.0**power, rel=1e-12)
     assert scaled_info.stderr == pytest.approx(info.stderr * 2.0**power, rel=1e-12)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_chebyshev_moments_of_a_multiple_of_the_identity(backend, dtype):
+    """Up to rounding: the interval then is a point."""
+    rng = np.random.default_rng(0)
+    q = np.linalg.qr(rng.standard_normal((300, 100)))[0]
+    noise = rng.standard_normal((100, 100))
+    cases = [
+        specdens.Gram(backend(q, dtype)),
+        backend(np.linalg.qr(noise)[0], dtype),
+        backend(np.eye(100) + 1e-13 * (noise + noise.T), dtype),
+    ]
+    for a in cases:
+        value = specdens.logdet(a, method="chebyshev", rng=0)
+        assert abs(float(value)) < (1e-9 if dtype == "float64" else 1e-3)
+    for scale in (0.3, 1.0, 7.7):
+        a = specdens.Scaled(backend(np.eye(100), dtype), scale)
+        assert float(specdens.eigencount(a, scale, scale, method="chebyshev", rng=0)) == 100
+
+
+def without_adjoint(n):
+    return LinearOperator((n, n), matvec=lambda x: 2 * x, dtype=float)
+
+
+NO_ADJOINT = {
+    "logdet": lambda op: specdens.logdet(op, hermitian=False),
+    "logpdet": specdens.logpdet,
+    "gram": lambda op: specdens.logdet(specdens.Gram(op)),
+    "transposed": lambda op: specdens.trace(op.T),
+}
+
+
+@pytest.mark.parametrize("call", NO_ADJOINT.values(), ids=NO_ADJOINT)
+def test_a_scipy_operator_without_rmatvec_says_what_is_missing(call):
+    with pytest.raises((ValueError, NotImplementedError), match="pass rmatvec="):
+        call(without_adjoint(600))
+
+
+def test_shifts_of_every_kind_of_number(backend):
+    a = backend(np.array([[2.0, 1], [1, 3]]))
+    for shift in (1, 1.0, np.float32(1), np.array(1.0), True):
+        assert float(specdens.logdet(a, shift=shift)) == pytest.approx(math.log(11))
+    for shift in (1j, np.complex64(1j), np.complex128(1j)):
+        expected = math.log(abs((2 + 1j) * (3 + 1j) - 1))
+        for method in ("exact", "lanczos"):
+            value = specdens.logdet(a, shift=shift, method=method)
+            assert float(value) == pytest.approx(expected, rel=1e-6)
+
+
+S = np.array([[2.0, 1], [1, 3]])
+MISUSE = {
+    "shift": lambda: specdens.logdet(S, shift="a"),
+    "shift is None": lambda: specdens.logdet(S, shift=None),
+    "shift is array": lambda: specdens.logdet(S, shift=np.ones(1)),
+    "shift is 1000": lambda: specdens.logdet(S, shift=10**400),
+    "shift is 'b'": lambda: specdens.Shifted(S, "b"),
+    "needs a real one": lambda: specdens.trace_function(S, "exp", shift=1j),
+    "tol is": lambda: specdens.logpdet(S, tol="a"),
+    "resolution is": lambda: specdens.density(S, resolution="x"),
+    "sites are 'a'": lambda: specdens.local_density(S, "a"),
+    "sites are None": lambda: specdens.local_density(S, None),
+    "probes is True": lambda: specdens.logdet(S, probes=True, method="lanczos"),
+    "hermitian is 'no'": lambda: specdens.logdet(S, hermitian="no"),
+    "n is 3.5": lambda: aslinearoperator(lambda v: v, n=3.5),
+    "n is '3'": lambda: aslinearoperator(lambda v: v, n="3"),
+    "an interval of eigenvalues needs": lambda: specdens.spectral_bounds(np.zeros((0, 0))),
+}
+
+
+@pytest.mark.parametrize("message", MISUSE)
+def test_errors_name_the_argument(message):
+    with pytest.raises((ValueError, TypeError), match=message):
+        MISUSE[message]()
+
+
+def test_bounds_are_those_of_a_before_a_shift(method, quiet):
+    """Of singular values they move by the modulus of the shift at most; of eigenvalues exactly."""
+    n, options = 600, {"moments": 60, "rng": 0, "method": method}
+    a = np.random.default_rng(0).standard_normal((n, n)) / 40 + 1.5 * np.eye(n)
+    values = np.linalg.svd(a, compute_uv=False)
+    with quiet():
+        _, info = specdens.logdet(
+            a, shift=0.5, bounds=(values[-1], values[0]), return_info=True, **options
+        )
+    assert info.bounds == pytest.approx((max(0.0, values[-1] - 0.5), values[0] + 0.5))
+    assert not any("bounds" in flag for flag in info.flags)
+    h = (a + a.T) / 2
+    energies = np.linalg.eigvalsh(h)
+    value, info = specdens.logdet(
+        h, shift=2j, bounds=(energies[0], energies[-1]), return_info=True, **options
+    )
+    assert info.bounds == pytest.approx((abs(energies[0] + 2j), abs(energies[-1] + 2j)))
+    assert abs(value - np.log(abs(energies + 2j)).sum()) < 6 * info.stderr + info.bias_bound
+    with pytest.raises(ValueError, match="singular values"):
+        specdens.logdet(a, bounds=(-5, -1), method=method)
+
+
+def test_advice_for_an_exact_result_does_not_ask_for_moments():
+    with pytest.warns(specdens.AccuracyWarning, match="singular") as found:
+        specdens.logdet(np.array([[1, 1], [1, 1 + 1e-16]]) + 1e-15 * np.eye(2))
+    assert "moments" not in str(found[0].message)
