@@ -209,3 +209,12 @@ def test_advice_for_an_exact_result_does_not_ask_for_moments():
     with pytest.warns(specdens.AccuracyWarning, match="singular") as found:
         specdens.logdet(np.array([[1, 1], [1, 1 + 1e-16]]) + 1e-15 * np.eye(2))
     assert "moments" not in str(found[0].message)
+
+
+@pytest.mark.parametrize("count", [1, 5])
+def test_an_eigenvector_as_probe_says_that_nothing_tells_its_error(count):
+    probes = np.repeat(np.eye(600, 1), count, axis=1)
+    with pytest.warns(specdens.AccuracyWarning, match="given probes"):
+        specdens.logdet(
+            sp.diags_array(np.arange(1.0, 601)), probes=probes, method="lanczos", moments=20
+        )
