@@ -15,8 +15,8 @@ from specdens.diagonal import diagonal, diagonal_function
 from specdens.diagonal_estimators import DiagonalEstimate
 from specdens.functions import trace_function
 from specdens.green import greens_function
-from specdens.likelihood import inv_quad_logdet
 from specdens.inertia import Inertia, inertia
+from specdens.likelihood import inv_quad_logdet
 from specdens.logdet import logdet, logpdet, slogdet
 from specdens.operators import Gram, Scaled, Shifted, Sum
 from specdens.quadratic_form import quadratic_form

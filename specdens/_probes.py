@@ -289,6 +289,9 @@ def make_probes(
     """
     require_distribution(distribution)
     home = {"xp": xp, "dtype": dtype, "where": where}
+    if isinstance(probes, (bool, np.bool_)):
+        msg = f"probes is {probes}; expected an int or an array (n, R)."
+        raise TypeError(msg)
     if probes is None or isinstance(probes, (int, np.integer)):
         count = DEFAULT_COUNT if probes is None else int(probes)
         if count < 1:

@@ -17,7 +17,7 @@ from specdens.adapters import ExplicitOperator
 from specdens.chebyshev import damping, width
 from specdens.exact import dense_of
 from specdens.moments import EscapeError
-from specdens.operators import Counting
+from specdens.operators import Counting, finite_real
 from specdens.pencils import whitened
 from specdens.preparation import (
     Problem,
@@ -256,7 +256,8 @@ def _resolved(
     """Return the number of moments that a resolution needs, and the interval if that took one."""
     if resolution is None:
         return None, moments
-    if not (math.isfinite(resolution) and resolution > 0):
+    resolution = finite_real(resolution, "resolution")
+    if resolution <= 0:
         msg = f"resolution is {resolution}; expected a positive width in units of energy."
         raise ValueError(msg)
     interval = bounds_for(op, problem.known, stated=problem.stated, key=vectors.key)
@@ -395,6 +396,9 @@ def _vectors(problem: Problem, given: Any) -> tuple[Probes, bool]:
         block = given[:, None] if given.ndim == 1 else given
         return make_probes(block, n, None, **home), given.ndim == 1
     sites = np.asarray(to_host(given) if is_array(given) else given)
+    if sites.dtype.kind not in "biuf":
+        msg = f"sites are {given!r}; expected integers, or an array of vectors (n, R)."
+        raise TypeError(msg)
     if sites.ndim > 1 or sites.size == 0 or not np.all(sites == np.round(sites)):
         msg = "expected one site, a sequence of sites (integers), or an array of vectors (n, R)."
         raise ValueError(msg)

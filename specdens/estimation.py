@@ -14,6 +14,7 @@ from specdens.truncation import Truncated
 
 __all__ = ["ESCAPED", "INDEFINITE", "SINGULAR", "UNRESOLVED", "advice", "finite_pair", "summed"]
 
+BLIND = "the given probes do not differ, and see one eigenvalue: nothing tells their error"
 ESCAPED = "the spectrum is not inside the bounds that were given"
 INDEFINITE = "eigenvalues of both signs: log|x| is singular inside the spectrum"
 ILL_CONDITIONED = "A is so ill-conditioned that rounding alone spoils digits of the result"
@@ -45,6 +46,8 @@ def summed(
     if not np.isfinite(value):
         return Estimate(converged=not flags, flags=flags, **shared)
     stderr = n * standard_error(truncated.values, probes, truncated.spread)
+    if probes.given is not None and stderr == 0 and probes.n > 1:
+        flags = (*flags, BLIND)
     bias = n * truncated.bias
     negligible = n * truncated.rounding + max(stderr, 1e-8 * abs(value))
     return Estimate(

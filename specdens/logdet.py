@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from specdens._arrays import eps, is_array
-from specdens._probes import Probes
+from specdens._arrays import eps, is_array, magnitude, power_of_two
+from specdens._probes import Probes, gaussian
 from specdens.adapters import (
     DenseOperator,
     ExplicitOperator,
@@ -30,7 +30,7 @@ from specdens.exact import (
 from specdens.functions import sampled_trace
 from specdens.lanczos import NotHermitianError
 from specdens.linear_operator import LinearOperator
-from specdens.operators import Adjoint, Counting, Gram
+from specdens.operators import Adjoint, Counting, Gram, Scaled, finite_real
 from specdens.pencils import checked_pair, combination, definite_factor
 from specdens.preparation import (
     Problem,
@@ -325,6 +325,10 @@ def _sampled_hermitian(
     try:
         estimate = sampled_trace(problem, LOG_ABS, moments, vectors, method)
     except NotHermitianError:
+        if isinstance(problem.op, ExplicitOperator):
+            # Within rounding of its largest entries it is Hermitian, of its smallest it is not.
+            general = replace(problem, hermitian=False, known=UNBOUNDED, stated=False)
+            return _nonsymmetric(general, moments, vectors, method)
         # Nobody claimed that it is: an operator without an adjoint product counts as Hermitian
         # until its products contradict.
         if not problem.assumed or problem.n > COLUMNS_FORMED:
@@ -378,22 +382,45 @@ def _by_golub_kahan(problem: Problem, moments: int, vectors: Probes) -> Estimate
 
 
 def _by_normal_equations(problem: Problem, moments: int, vectors: Probes) -> Estimate:
-    """Run Chebyshev moments of ``A^H A``: half the trace of its log, two products a product."""
-    gram = Gram(problem.shifted)
+    """Run Chebyshev moments of ``A^H A``: half the trace of its log, two products a product.
+
+    Of A divided by a power of two near its size: squares would overflow, or vanish.
+    """
+    unit, spent = _unit_of(problem)
+    gram = Gram(Scaled(problem.shifted, 1 / unit) if unit != 1 else problem.shifted)
     known = replace(UNBOUNDED, low=0.0, low_rigorous=True, how="construction")
     if problem.stated:
-        known = replace(problem.known, low=problem.known.low**2, high=problem.known.high**2)
+        low, high = (max(end, 0.0) / unit for end in problem.known)
+        known = replace(problem.known, low=low**2, high=high**2)
     squared = replace(problem, op=gram, shift=0.0, hermitian=True, known=known, matvecs=0)
     found = sampled_trace(squared, LOG, moments, vectors, "chebyshev")
-    bounds = found.bounds and (math.sqrt(max(0.0, found.bounds[0])), math.sqrt(found.bounds[1]))
+    bounds = found.bounds
+    if bounds is not None:
+        bounds = unit * math.sqrt(max(0.0, bounds[0])), unit * math.sqrt(max(0.0, bounds[1]))
     return replace(
         found,
-        value=found.value / 2,
+        value=found.value / 2 + problem.n * math.log(unit),
         stderr=found.stderr / 2,
         bias_bound=found.bias_bound / 2,
-        matvecs=problem.matvecs + 2 * found.matvecs,
+        matvecs=problem.matvecs + spent + 2 * found.matvecs,
         bounds=bounds,
     )
+
+
+def _unit_of(problem: Problem) -> tuple[float, int]:
+    """Return a power of two near the size of A's products, 1 if near 1, and the products it took.
+
+    A product with one vector tells what entries, or bounds that were stated, do not.
+    """
+    op, spent = problem.op, 0
+    if problem.stated:
+        unit = power_of_two(problem.known.high)
+    elif isinstance(op, ExplicitOperator):
+        unit = power_of_two(max(op.largest, abs(problem.shift)))
+    else:
+        probe = gaussian(problem.n, range(1), 0, xp=op.xp, dtype=op.dtype, where=op.device)
+        unit, spent = magnitude(problem.shifted.matmat(probe)), 1
+    return (1.0 if 2.0**-20 <= unit <= 2.0**20 else max(unit, 2.0**-1000)), spent
 
 
 def logpdet(
@@ -458,7 +485,7 @@ def logpdet(
     if method == "chebyshev":
         msg = "method='chebyshev' cannot resolve the step at tol; use 'lanczos' or 'exact'."
         raise ValueError(msg)
-    if tol is not None and not (math.isfinite(tol) and tol >= 0):
+    if tol is not None and (tol := finite_real(tol, "tol")) < 0:
         msg = f"tol is {tol}; expected a finite number, at least 0."
         raise ValueError(msg)
     moments = checked_count(moments, "moments")
@@ -489,7 +516,10 @@ def _pseudo(
         matvecs = op.shape[1] if formed else 0
         return Estimate(value=float(xp.sum(logs)), rank=rank, matvecs=matvecs)
     counted = Counting(narrow)
-    factors = bidiagonals(counted, vectors, moments)
+    try:
+        factors = bidiagonals(counted, vectors, moments)
+    except NotImplementedError as error:
+        raise ValueError(str(error)) from None
     rules = [gauss(factor) for factor in factors]
     cut = relative * max(rule.nodes[-1] for rule in rules) if tol is None else tol
     unit = eps(op.xp.empty(0, dtype=op.dtype))

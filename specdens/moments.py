@@ -71,7 +71,9 @@ def chebyshev_moments(
     mass = real_dots(start, start)
     table = [np.ones_like(mass)]
     unit = eps(start)
-    tolerance = 1 + (1000 + 10 * np.sqrt(start.shape[0])) * unit
+    # B is a difference of numbers as large as the centre: a narrow interval magnifies rounding.
+    magnified = unit * max(1.0, abs(center) / half)
+    tolerance = 1 + min(0.1, (1000 + 10 * np.sqrt(start.shape[0])) * magnified)
 
     def keep(row: Host) -> None:
         # The first product is finite unless A is not; a later infinity is growth.

@@ -191,7 +191,9 @@ def warn_of_doubt(estimate: Estimate, advice: str, *, stacklevel: int = 3) -> No
     if estimate.converged:
         return
     reasons = list(estimate.flags)
-    if estimate.bias_bound > estimate.stderr:
+    if estimate.method == "exact":
+        advice = "It was computed exactly up to rounding: add a shift, or use a higher precision."
+    elif estimate.bias_bound > estimate.stderr:
         kind = "at most" if estimate.bias_rigorous else "roughly up to"
         reasons.append(
             f"truncation to finitely many moments may cost {kind} {estimate.bias_bound:.3g}, "

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from specdens._arrays import Array, column_dots, is_array, to_host
+from specdens._arrays import Array, column_dots, is_array, magnitude, power_of_two, to_host
 from specdens._probes import DEFAULT_COUNT, Probes, key_of, require_distribution
 from specdens.adapters import ExplicitOperator
 from specdens.effort import require_plain, vectors_for
@@ -283,12 +283,14 @@ def _hutchinson(
     for count in counts:
         vectors = probes_for(op, count, rng, distribution)
         pairs += _rayleigh_quotients(op, vectors, len(pairs))
-        values, squares = (np.array(column) for column in zip(*pairs, strict=True))
+        values, norms = (np.array(column) for column in zip(*pairs, strict=True))
+        unit = power_of_two(float(norms.max()))
+        values, norms = values / unit, norms / unit  # their squares neither overflow nor vanish
         mean = values.mean()
-        spread = max(0.0, float(squares.mean() - abs(mean) ** 2))
+        spread = max(0.0, float(np.mean(norms**2) - abs(mean) ** 2))
         yield Estimate(
-            value=(n * mean).item(),
-            stderr=n * standard_error(values, vectors, spread),
+            value=(n * mean * unit).item(),
+            stderr=n * standard_error(values, vectors, spread) * unit,
             matvecs=vectors.count,
             samples=vectors.count,
             method="exact" if vectors.exhaustive else "hutchinson",
@@ -299,16 +301,15 @@ def _hutchinson(
 def _rayleigh_quotients(
     op: LinearOperator, vectors: Probes, first: int
 ) -> list[tuple[complex, float]]:
-    """Return ``<z, A z> / <z, z>`` and ``<A z, A z> / <z, z>`` of each probe from the first on."""
+    """Return ``<z, A z> / <z, z>`` and ``|A z| / |z|`` of each probe from the first on."""
 
     def run(block: Array) -> list[tuple[Any, Any]]:
         product = op.matmat(block)
+        unit = magnitude(product)
+        product = product / unit
         mass = np.real(column_dots(block, block))
-        quotients = column_dots(block, product) / mass
-        squares = np.real(column_dots(product, product)) / mass
-        if not np.all(np.isfinite(quotients)):
-            msg = "a product with A contains NaN or infinity; expected finite numbers."
-            raise ValueError(msg)
-        return list(zip(quotients, squares, strict=True))
+        quotients = unit * (column_dots(block, product) / mass)
+        norms = unit * np.sqrt(np.real(column_dots(product, product)) / mass)
+        return list(zip(quotients, norms, strict=True))
 
     return by_blocks(op, vectors, run, first=first)
