@@ -25,7 +25,7 @@ from specdens._arrays import (
     to_host,
     working_dtype,
 )
-from specdens.linear_operator import LinearOperator
+from specdens.linear_operator import NO_ADJOINT, LinearOperator
 
 __all__ = ["ExplicitOperator", "aslinearoperator"]
 
@@ -55,6 +55,14 @@ class ExplicitOperator(LinearOperator):
 
     def asymmetry(self) -> float:
         """Return ``max |A - A^H|`` over the entries of a square matrix."""
+        raise NotImplementedError
+
+    def equals_adjoint(self, tolerance: float) -> bool:
+        """Whether no entry differs from its mirror by more than a share of both its rows.
+
+        That is ``|a_ij - conj(a_ji)| <= tolerance min(max |row i|, max |row j|)``: in a graded
+        matrix the largest entry says nothing of the others.
+        """
         raise NotImplementedError
 
     def dense(self) -> Array:
@@ -149,13 +157,32 @@ class DenseOperator(ExplicitOperator):
 
     def asymmetry(self) -> float:
         """Return the largest deviation from the adjoint."""
-        xp, worst = self.xp, 0.0
-        complex_ = xp.isdtype(self.dtype, "complex floating")
-        for rows in self._row_ranges():
-            mirror = xp.matrix_transpose(self.array[:, rows])
-            mirror = xp.conj(mirror) if complex_ else mirror
-            worst = max(worst, float(xp.max(xp.abs(self.array[rows, :] - mirror))))
-        return worst
+        return max(float(self.xp.max(self._deviations(rows))) for rows in self._row_ranges())
+
+    def equals_adjoint(self, tolerance: float) -> bool:
+        """Whether no entry differs from its mirror by more than a share of both its rows."""
+        if self.asymmetry() == 0:
+            return True
+        xp = self.xp
+        largest = xp.concat([
+            xp.max(xp.abs(self.array[rows, :]), axis=1) for rows in self._row_ranges()
+        ])
+        return all(
+            bool(
+                xp.all(
+                    self._deviations(rows)
+                    <= tolerance * xp.minimum(largest[rows, None], largest[None, :])
+                )
+            )
+            for rows in self._row_ranges()
+        )
+
+    def _deviations(self, rows: slice) -> Array:
+        """Return ``|A - A^H|`` in some rows."""
+        mirror = self.xp.matrix_transpose(self.array[:, rows])
+        if self.xp.isdtype(self.dtype, "complex floating"):
+            mirror = self.xp.conj(mirror)
+        return self.xp.abs(self.array[rows, :] - mirror)
 
     def dense(self) -> Array:
         """Return the array in double precision, cast from what was given."""
@@ -235,6 +262,13 @@ class SparseOperator(ExplicitOperator):
         edges = np.linspace(0, self.shape[0], count + 1).astype(int)
         return [slice(a, b) for a, b in itertools.pairwise(edges) if a < b]
 
+    def equals_adjoint(self, tolerance: float) -> bool:
+        """Whether no entry differs from its mirror by more than a share of both its rows."""
+        xp, difference = self.xp, (self.array - self.array.conj().T).tocoo()
+        largest = abs(self.array).max(axis=1).toarray().ravel()
+        least = xp.minimum(largest[difference.row], largest[difference.col])
+        return bool(xp.all(xp.abs(difference.data) <= tolerance * least))
+
     def dense(self) -> Array:
         """Return the matrix as a dense array."""
         return self._double(self.array.toarray())
@@ -256,6 +290,9 @@ class TorchSparseOperator(ExplicitOperator):
         xp = namespace(a)
         if a.ndim != 2:
             msg = f"A is a sparse tensor of shape {tuple(a.shape)}; expected two dimensions."
+            raise ValueError(msg)
+        if a.dense_dim():
+            msg = "A is a hybrid tensor, with dense rows of a sparse one. Pass A.to_dense()."
             raise ValueError(msg)
         coo = a.detach().to_sparse_coo().coalesce()
         self.array = coo.to(working_dtype(xp, coo.dtype))
@@ -298,6 +335,16 @@ class TorchSparseOperator(ExplicitOperator):
         """Return the largest deviation from the adjoint."""
         difference = (self.array - self._adjoint).coalesce().values()
         return float(difference.abs().max()) if difference.numel() else 0.0
+
+    def equals_adjoint(self, tolerance: float) -> bool:
+        """Whether no entry differs from its mirror by more than a share of both its rows."""
+        difference = (self.array - self._adjoint).coalesce()
+        rows, columns = difference.indices()
+        sizes = self.values().abs()
+        largest = self.xp.zeros(self.shape[0], dtype=sizes.dtype, device=self.device)
+        largest = largest.scatter_reduce_(0, self.array.indices()[0], sizes, "amax")
+        least = self.xp.minimum(largest[rows], largest[columns])
+        return bool((difference.values().abs() <= tolerance * least).all())
 
     def dense(self) -> Array:
         """Return the matrix as a dense tensor."""
@@ -518,7 +565,7 @@ def _from_object(
         raise ValueError(msg)
     xp, where, working = _home(a, dtype, like)
     if hasattr(a, "matmat"):
-        product = a.matmat
+        product = _of_scipy(a.matmat) if _is_scipy(a) else a.matmat
     elif hasattr(a, "matvec"):
         product = _by_columns(a.matvec)
     elif hasattr(a, "__matmul__"):
@@ -536,22 +583,28 @@ def _from_object(
 def _adjoint_of(a: Any) -> Callable[[Array], Array] | None:
     """Return the adjoint product of an object, or None where it has none."""
     if hasattr(a, "rmatmat"):
-        return _scipy_adjoint(a) if type(a).__module__.startswith("scipy.") else a.rmatmat
+        return _of_scipy(a.rmatmat) if _is_scipy(a) else a.rmatmat
     return _by_columns(a.rmatvec) if hasattr(a, "rmatvec") else None
 
 
-def _scipy_adjoint(a: Any) -> Callable[[Array], Array]:
-    """Return a SciPy operator's ``rmatmat``, which calls None where no rmatvec was given."""
+def _is_scipy(a: Any) -> bool:
+    return any(kind.__module__.startswith("scipy.") for kind in type(a).__mro__)
 
-    def product(x: Array) -> Array:
+
+def _of_scipy(product: Callable[[Array], Array]) -> Callable[[Array], Array]:
+    """Return a product of a SciPy operator that says so where it needs an rmatvec not given."""
+
+    def said(x: Array) -> Array:
         try:
-            return a.rmatmat(x)
-        except TypeError as error:
+            return product(x)
+        except TypeError as error:  # it calls None
             if "'NoneType' object is not callable" not in str(error):
                 raise
-            raise NotImplementedError from None
+            raise NotImplementedError(NO_ADJOINT) from None
+        except (NotImplementedError, RecursionError):
+            raise NotImplementedError(NO_ADJOINT) from None
 
-    return product
+    return said
 
 
 def _by_columns(apply: Callable[[Array], Array]) -> Callable[[Array], Array]:
@@ -579,8 +632,8 @@ def _from_callable(
     if n is None:
         msg = "A is a callable, whose size is unknown; pass aslinearoperator(A, n=..., dtype=...)."
         raise TypeError(msg)
-    if n < 0:
-        msg = f"n is {n}; expected the order of the matrix, at least 0."
+    if isinstance(n, bool) or not isinstance(n, (int, np.integer)) or n < 0:
+        msg = f"n is {n!r}; expected the order of the matrix, an integer, at least 0."
         raise ValueError(msg)
     xp, where, working = _home(a, dtype, like)
     adjoint = rmatmat if rmatmat is not None else (_by_columns(rmatvec) if rmatvec else None)

@@ -25,7 +25,7 @@ from specdens.deflation import (
 )
 from specdens.estimation import summed
 from specdens.krylov_basis import KrylovBasis, RitzPairs
-from specdens.lanczos import Tridiagonal, tridiagonalize
+from specdens.lanczos import Tridiagonal, assembled, lanczos_steps, tridiagonalize
 from specdens.linear_operator import LinearOperator
 from specdens.operators import Counting
 from specdens.planning import INTERVAL, LEAST_PROBES, Forecast, Goal, forecast
@@ -363,15 +363,16 @@ def _wanted(run: Run, task: Sampled, samples: Samples, estimate: Estimate, steps
 
 def _first_probes(run: Run, task: Sampled, samples: Samples) -> None:
     """Run two probes until their truncation is small beside the noise that will be."""
-    steps = run.goal.steps
-
-    def enough(factors: list[Tridiagonal]) -> bool:
-        count = len(factors[0].diagonal)
-        return steps is None and _enough(run, task, factors, count)
-
-    longest = max(1, run.left // 2) if steps is None else steps
+    fixed = run.goal.steps
     block, ratios = _probe_block(run, task, range(2, 4))
-    samples.factors += tridiagonalize(task.op, block, longest, enough=enough)
+    alphas, betas = [], []
+    for step in lanczos_steps(task.op, block, max(1, run.left // 2) if fixed is None else fixed):
+        alphas.append(step.alpha)
+        betas.append(step.beta)
+        factors = assembled(alphas, betas)
+        if fixed is None and _enough(run, task, factors, len(alphas)):
+            break
+    samples.factors += factors
     samples.ratios += ratios
 
 

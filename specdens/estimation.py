@@ -17,6 +17,7 @@ __all__ = [
     "ESCAPED",
     "ILL_CONDITIONED",
     "INDEFINITE",
+    "OVERFLOW",
     "SINGULAR",
     "UNRESOLVED",
     "advice",
@@ -24,6 +25,7 @@ __all__ = [
     "summed",
 ]
 
+BLIND = "the given probes do not differ, and see one eigenvalue: nothing tells their error"
 CONTRADICTED = "the probes contradict the trace or Frobenius norm that was stated"
 ESCAPED = "the spectrum is not inside the bounds that were given"
 INDEFINITE = "eigenvalues of both signs: log|x| is singular inside the spectrum"
@@ -64,6 +66,8 @@ def summed(
         flags = flags if value == -math.inf else (*flags, OVERFLOW)
         return Estimate(converged=not flags, flags=flags, **shared)
     stderr = n * standard_error(truncated.values, probes, truncated.spread)
+    if probes.given is not None and stderr == 0 and probes.n > 1:
+        flags = (*flags, BLIND)
     bias = n * truncated.bias + exact_bias
     negligible = n * truncated.rounding + max(stderr, 1e-8 * abs(value))
     return Estimate(

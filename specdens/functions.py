@@ -8,19 +8,22 @@ from typing import Any
 
 import numpy as np
 
-from specdens._arrays import Array, to_host
+from specdens._arrays import Array, is_array, namespace, to_host
 from specdens._probes import Probes
 from specdens.adapters import ExplicitOperator
 from specdens.adaptive import adaptive_trace
-from specdens.estimation import ILL_CONDITIONED, SINGULAR, advice
-from specdens.exact import UNIT, dense_of, slogdet, spectrum_is_small
+from specdens.estimation import ILL_CONDITIONED, OVERFLOW, SINGULAR, advice
+from specdens.exact import UNIT, dense_of, slogdet
 from specdens.guarantee import guaranteed_trace
+from specdens.pencils import whitened
 from specdens.planning import Goal, goal_of
 from specdens.preparation import Problem, prepare, require_hermitian, require_method
 from specdens.results import Estimate, warn_of_doubt
-from specdens.sampled import require_domain, sampled_trace
+from specdens.rules import trace_function_by_parts
+from specdens.sampled import sampled_trace
 from specdens.sampling import probes_for
-from specdens.scalar_functions import LOG, ScalarFunction, scalar_function
+from specdens.scalar_functions import LOG, ScalarFunction, require_domain, scalar_function
+from specdens.union import eigenvalues, eigenvalues_are_cheap
 
 __all__ = ["estimated_trace", "trace_function"]
 
@@ -29,6 +32,7 @@ def trace_function(
     A: Any,
     f: Any,
     *,
+    B: Any = None,
     moments: int | None = None,
     probes: Any = None,
     method: str = "auto",
@@ -51,6 +55,9 @@ def trace_function(
     f : {"log", "exp", "inv", "sqrt", "xlogx", "square"} or callable
         A callable takes and gives NumPy arrays, elementwise; it may be complex, for example
         ``lambda x: 1 / (x - z)``.
+    B : array or sparse matrix, shape (n, n), optional
+        Hermitian and positive definite: then the eigenvalues are those of ``A x = lambda B x``.
+        It is factored.
     moments : int, optional
         Information per probe: costs half as many products with each probe. Default 20, or what a
         pilot chooses where an accuracy or a budget is asked for.
@@ -89,7 +96,8 @@ def trace_function(
     ------
     ValueError
         If A is not square, not Hermitian or not finite; if log or sqrt meets a negative eigenvalue
-        (`logdet` takes any sign); or if an option is not as described.
+        (`logdet` takes any sign); if B is not positive definite; or if an option is not as
+        described.
 
     Warns
     -----
@@ -121,6 +129,7 @@ def trace_function(
     require_method(method)
     goal = goal_of(moments, probes, rtol, atol, max_matvecs, guarantee)
     function = scalar_function(f)
+    A = A if B is None else whitened(A, B)
     problem = prepare(A, shift=shift, hermitian=hermitian, bounds=bounds)
     require_hermitian(problem, "tr f(A)")
     estimate = _estimate(problem, function, goal, probes, method, rng)
@@ -134,9 +143,19 @@ def _estimate(
 ) -> Estimate:
     if problem.n == 0:
         return Estimate(value=0.0)
+    if not is_array(probes):
+        found = trace_function_by_parts(
+            problem,
+            f,
+            lambda part, g, key: _estimate(part, g, goal, probes, method, key),
+            exact=method in {"auto", "exact"},
+            rng=rng,
+        )
+        if found is not None:
+            return found
     vectors = probes_for(problem.shifted, probes, rng)
     full = vectors.exhaustive and goal.moments >= 2 * problem.n
-    if method == "exact" or (method == "auto" and (full or spectrum_is_small(problem.op))):
+    if method == "exact" or (method == "auto" and (full or eigenvalues_are_cheap(problem.op))):
         return _exact(problem, f)
     return estimated_trace(problem, f, goal, vectors, method)
 
@@ -154,42 +173,50 @@ def estimated_trace(
 
 def _exact(problem: Problem, f: ScalarFunction) -> Estimate:
     """Return tr f(A) from all eigenvalues; log of a positive definite matrix by Cholesky."""
-    explicit = isinstance(problem.op, ExplicitOperator)
-    matvecs = problem.matvecs + (0 if explicit else problem.n)
-    a = dense_of(problem.op, problem.real_shift)
-    if f is LOG:
-        found = slogdet(a, hermitian=True)
-        if found.definite:
-            return _rounded(found.logabsdet, found.rounding, (), matvecs)
-    spectrum = problem.op.xp.linalg.eigvalsh(a)
+    op = problem.op
+    explicit = isinstance(op, ExplicitOperator)
+    if not explicit and eigenvalues_are_cheap(op):
+        spectrum, matvecs = eigenvalues(op)
+        estimate = _of_spectrum(op.xp, spectrum + problem.real_shift, f)
+    else:
+        matvecs = 0 if explicit else problem.n
+        estimate = _of_dense(f, dense_of(op, problem.real_shift))
+    return replace(estimate, matvecs=problem.matvecs + matvecs)
+
+
+def _of_dense(f: ScalarFunction, a: Array) -> Estimate:
+    found = slogdet(a, hermitian=True) if f is LOG else None
+    if found is not None and found.definite:
+        return _rounded(found.logabsdet, found.rounding)
+    estimate = _of_spectrum(namespace(a), namespace(a).linalg.eigvalsh(a), f)
+    if found is None or (estimate.value == -math.inf and not found.doubtful):
+        return estimate
+    return _rounded(-math.inf, 0.0, SINGULAR)
+
+
+def _of_spectrum(xp: Any, spectrum: Array, f: ScalarFunction) -> Estimate:
+    """Return the sum of f over all eigenvalues, in ascending order; log of noise is that of 0."""
     low, high = float(spectrum[0]), float(spectrum[-1])
-    noise = (10 + math.sqrt(problem.n)) * UNIT * max(abs(low), abs(high))
+    noise = (10 + math.sqrt(len(spectrum))) * UNIT * max(abs(low), abs(high))
     require_domain(f, low, noise)
-    smallest = float(problem.op.xp.min(problem.op.xp.abs(spectrum)))
-    if f is LOG:
-        return _rounded(
-            -math.inf, 0.0, (SINGULAR,) if smallest > 0 or found.doubtful else (), matvecs
-        )
-    value, rounding = _summed_over(problem.op.xp, spectrum, f, noise)
-    return _rounded(value, rounding, (SINGULAR,) if f.pole and smallest <= noise else (), matvecs)
-
-
-def _summed_over(
-    xp: Any, spectrum: Array, f: ScalarFunction, noise: float
-) -> tuple[complex, float]:
-    """Return the sum of f over eigenvalues, and how far their rounding may put it off."""
     if f.domain != "real":
         spectrum = xp.where(spectrum > 0, spectrum, xp.zeros_like(spectrum))
+    smallest = float(xp.min(xp.abs(spectrum)))
+    flags = (SINGULAR,) if f.pole and 0 < smallest <= noise else ()
+    if f is LOG and smallest <= noise:
+        return _rounded(-math.inf, 0.0, *flags)
     if f.own:
         total = f.on_host(to_host(spectrum)).sum()
-        return (complex(total) if np.iscomplexobj(total) else float(total)), 0.0
+        return _rounded(complex(total) if np.iscomplexobj(total) else float(total), 0.0)
     with np.errstate(divide="ignore", over="ignore", invalid="ignore"):
         values, moved = f.apply(xp, spectrum), f.apply(xp, spectrum + noise / 10)
-        rounding = float(xp.sum(xp.abs(moved - values)))
-        return float(xp.sum(values)), rounding if math.isfinite(rounding) else 0.0
+        value, rounding = float(xp.sum(values)), float(xp.sum(xp.abs(moved - values)))
+    if not math.isfinite(value) and smallest > 0:
+        flags = (*flags, OVERFLOW)
+    return _rounded(value, rounding if math.isfinite(rounding) else 0.0, *flags)
 
 
-def _rounded(value: complex, rounding: float, flags: tuple[str, ...], matvecs: int) -> Estimate:
+def _rounded(value: complex, rounding: float, *flags: str) -> Estimate:
     """Return an exact value with what rounding may have done to it."""
     if not flags and rounding > 1e-3 * max(1.0, abs(value)):
         flags = (ILL_CONDITIONED,)
@@ -197,7 +224,6 @@ def _rounded(value: complex, rounding: float, flags: tuple[str, ...], matvecs: i
         value=value,
         bias_bound=rounding,
         bias_rigorous=rounding == 0,
-        matvecs=matvecs,
         flags=flags,
         converged=not flags,
     )

@@ -14,7 +14,12 @@ from specdens._arrays import result_dtype as real_result
 if TYPE_CHECKING:
     from scipy.sparse.linalg import LinearOperator as ScipyOperator
 
-__all__ = ["LinearOperator"]
+__all__ = ["NO_ADJOINT", "LinearOperator"]
+
+
+NO_ADJOINT = (
+    "the operator is not Hermitian and has no adjoint product; pass rmatvec= to aslinearoperator."
+)
 
 
 class LinearOperator(ABC):
@@ -58,11 +63,7 @@ class LinearOperator(ABC):
     def _matmat(self, x: Array) -> Array: ...
 
     def _rmatmat(self, x: Array) -> Array:
-        msg = (
-            "the operator is not Hermitian and has no adjoint product; "
-            "pass rmatvec= to aslinearoperator."
-        )
-        raise NotImplementedError(msg)
+        raise NotImplementedError(NO_ADJOINT)
 
     def matmat(self, x: Array) -> Array:
         """Return A x for a block x of shape (columns of A, R)."""

@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from specdens._arrays import eps
-from specdens._probes import Probes
+from specdens._arrays import eps, is_array, magnitude, power_of_two
+from specdens._probes import Probes, gaussian
 from specdens.adapters import (
     DenseOperator,
     ExplicitOperator,
@@ -23,7 +23,6 @@ from specdens.exact import (
     dense_of,
     lu_fits,
     sparse_slogdet,
-    spectrum_is_small,
 )
 from specdens.exact import (
     slogdet as dense_slogdet,
@@ -31,7 +30,8 @@ from specdens.exact import (
 from specdens.functions import estimated_trace
 from specdens.lanczos import NotHermitianError
 from specdens.linear_operator import LinearOperator
-from specdens.operators import Adjoint, Counting, Gram
+from specdens.operators import Adjoint, Counting, Gram, Scaled, finite_real
+from specdens.pencils import checked_pair, combination, definite_factor
 from specdens.planning import Goal, goal_of
 from specdens.preparation import (
     Problem,
@@ -43,10 +43,12 @@ from specdens.preparation import (
 )
 from specdens.quadrature import gauss
 from specdens.results import UNBOUNDED, Estimate, warn_of_doubt
+from specdens.rules import determinant_by_parts
 from specdens.sampled import sampled_trace
 from specdens.sampling import bidiagonals, probes_for
 from specdens.scalar_functions import LOG, LOG_ABS, ScalarFunction
 from specdens.truncation import integrate_factors
+from specdens.union import singular_values
 
 __all__ = ["logdet", "logpdet", "slogdet"]
 
@@ -57,6 +59,7 @@ COLUMNS_FORMED = 512
 def logdet(
     A: Any,
     *,
+    B: Any = None,
     moments: int | None = None,
     probes: Any = None,
     method: str = "auto",
@@ -76,6 +79,9 @@ def logdet(
     ----------
     A : array, sparse matrix or operator, shape (n, n)
         Anything that `aslinearoperator` takes: symmetric or not, definite or not, real or complex.
+    B : array or sparse matrix, shape (n, n), optional
+        Hermitian and positive definite: then the determinant is that of ``B^{-1} A + shift I``, the
+        product of the eigenvalues of ``A x = lambda B x``. It is factored.
     moments : int, optional
         Information per probe: costs half as many products with each probe. A nonsymmetric A costs
         as many again, with its adjoint. Default 20, or what a pilot chooses where an accuracy or a
@@ -94,7 +100,8 @@ def logdet(
         A claim about an operator; it is checked on the way, without an extra product.
     bounds : tuple of float, optional
         An interval that contains the spectrum of A, before the shift (of a nonsymmetric A: its
-        singular values). A positive lower end makes the bias bound rigorous.
+        singular values). A positive lower end makes the bias bound rigorous. With B, of
+        ``A + shift B``.
     rtol, atol : float, optional
         The half width of the 95 % interval that is wanted, relative to the value or absolute: the
         larger of the two counts.
@@ -119,7 +126,8 @@ def logdet(
     ------
     ValueError
         If A is not square or not finite, or a product is not; if a nonsymmetric operator of order
-        above 512 has no adjoint product; if an option is not as described.
+        above 512 has no adjoint product; if B is not positive definite; if an option is not as
+        described.
 
     Warns
     -----
@@ -151,7 +159,7 @@ def logdet(
     True
     """
     (_, value), estimate = _signed(
-        A, goal_of(moments, probes, rtol, atol, max_matvecs, guarantee), probes, method, shift,
+        A, B, goal_of(moments, probes, rtol, atol, max_matvecs, guarantee), probes, method, shift,
         hermitian, bounds, rng, stacklevel=3,
     )  # fmt: skip
     return (value, estimate) if return_info else value
@@ -160,6 +168,7 @@ def logdet(
 def slogdet(
     A: Any,
     *,
+    B: Any = None,
     moments: int | None = None,
     probes: Any = None,
     method: str = "auto",
@@ -179,7 +188,7 @@ def slogdet(
 
     Parameters
     ----------
-    A, moments, probes, method, shift, hermitian, bounds, rtol, atol, max_matvecs, guarantee, rng
+    A, B, moments, probes, method, shift, hermitian, bounds, rtol, atol, max_matvecs, guarantee, rng
         As for `logdet`.
     return_info : bool
         Whether to return ``((sign, logabsdet), Estimate)``; the estimate is that of logabsdet.
@@ -209,7 +218,7 @@ def slogdet(
     -1 1.791759
     """
     pair, estimate = _signed(
-        A, goal_of(moments, probes, rtol, atol, max_matvecs, guarantee), probes, method, shift,
+        A, B, goal_of(moments, probes, rtol, atol, max_matvecs, guarantee), probes, method, shift,
         hermitian, bounds, rng, stacklevel=3,
     )  # fmt: skip
     return (pair, estimate) if return_info else pair
@@ -217,6 +226,7 @@ def slogdet(
 
 def _signed(
     A: Any,
+    B: Any,
     goal: Goal,
     probes: Any,
     method: str,
@@ -229,8 +239,18 @@ def _signed(
 ) -> tuple[tuple[Any, Any], Estimate]:
     """Return ((sign, log|det|) as results, estimate), and warn of doubt."""
     require_method(method)
+    factor = None
+    if B is not None:
+        a, b = checked_pair(A, B)
+        factor, A, shift = definite_factor(b), combination(a, b, shift), 0.0
     problem = prepare(A, shift=shift, hermitian=hermitian, bounds=bounds)
     sign, estimate = _estimated(problem, goal, probes, method, rng)
+    if factor is not None:
+        estimate = replace(
+            estimate,
+            value=float(estimate) - factor.logabsdet,
+            bias_bound=estimate.bias_bound + factor.rounding,
+        )
     warn_of_doubt(estimate, advice(goal.moments), stacklevel=stacklevel)
     if problem.shifted.xp.isdtype(problem.shifted.dtype, "complex floating"):
         sign = complex(sign)
@@ -242,6 +262,15 @@ def _estimated(
 ) -> tuple[complex, Estimate]:
     if problem.n == 0:
         return 1.0, Estimate(value=0.0)
+    if not is_array(probes):
+        found = determinant_by_parts(
+            problem,
+            lambda part, key: _estimated(part, goal, probes, method, key),
+            exact=method in {"auto", "exact"},
+            rng=rng,
+        )
+        if found is not None:
+            return found
     vectors = probes_for(problem.shifted, probes, rng)
     full = vectors.exhaustive and goal.moments >= 2 * problem.n
     if method == "exact" or (method == "auto" and (full or problem.n == 1)):
@@ -318,6 +347,10 @@ def _sampled_hermitian(
     try:
         estimate = estimated_trace(problem, LOG_ABS, goal, vectors, method)
     except NotHermitianError:
+        if isinstance(problem.op, ExplicitOperator):
+            # Within rounding of its largest entries it is Hermitian, of its smallest it is not.
+            general = replace(problem, hermitian=False, known=UNBOUNDED, stated=False)
+            return _nonsymmetric(general, goal, vectors, method)
         # Nobody claimed that it is: an operator without an adjoint product counts as Hermitian
         # until its products contradict.
         if not problem.assumed or problem.n > COLUMNS_FORMED:
@@ -371,22 +404,45 @@ def _by_golub_kahan(problem: Problem, goal: Goal, vectors: Probes) -> Estimate:
 
 
 def _by_normal_equations(problem: Problem, moments: int, vectors: Probes) -> Estimate:
-    """Run Chebyshev moments of ``A^H A``: half the trace of its log, two products a product."""
-    gram = Gram(problem.shifted)
+    """Run Chebyshev moments of ``A^H A``: half the trace of its log, two products a product.
+
+    Of A divided by a power of two near its size: squares would overflow, or vanish.
+    """
+    unit, spent = _unit_of(problem)
+    gram = Gram(Scaled(problem.shifted, 1 / unit) if unit != 1 else problem.shifted)
     known = replace(UNBOUNDED, low=0.0, low_rigorous=True, how="construction")
     if problem.stated:
-        known = replace(problem.known, low=problem.known.low**2, high=problem.known.high**2)
+        low, high = (max(end, 0.0) / unit for end in problem.known)
+        known = replace(problem.known, low=low**2, high=high**2)
     squared = replace(problem, op=gram, shift=0.0, hermitian=True, known=known, matvecs=0)
     found = sampled_trace(squared, LOG, moments, vectors, "chebyshev")
-    bounds = found.bounds and (math.sqrt(max(0.0, found.bounds[0])), math.sqrt(found.bounds[1]))
+    bounds = found.bounds
+    if bounds is not None:
+        bounds = unit * math.sqrt(max(0.0, bounds[0])), unit * math.sqrt(max(0.0, bounds[1]))
     return replace(
         found,
-        value=found.value / 2,
+        value=found.value / 2 + problem.n * math.log(unit),
         stderr=found.stderr / 2,
         bias_bound=found.bias_bound / 2,
-        matvecs=problem.matvecs + 2 * found.matvecs,
+        matvecs=problem.matvecs + spent + 2 * found.matvecs,
         bounds=bounds,
     )
+
+
+def _unit_of(problem: Problem) -> tuple[float, int]:
+    """Return a power of two near the size of A's products, 1 if near 1, and the products it took.
+
+    A product with one vector tells what entries, or bounds that were stated, do not.
+    """
+    op, spent = problem.op, 0
+    if problem.stated:
+        unit = power_of_two(problem.known.high)
+    elif isinstance(op, ExplicitOperator):
+        unit = power_of_two(max(op.largest, abs(problem.shift)))
+    else:
+        probe = gaussian(problem.n, range(1), 0, xp=op.xp, dtype=op.dtype, where=op.device)
+        unit, spent = magnitude(problem.shifted.matmat(probe)), 1
+    return (1.0 if 2.0**-20 <= unit <= 2.0**20 else max(unit, 2.0**-1000)), spent
 
 
 def logpdet(
@@ -415,7 +471,7 @@ def logpdet(
     method : {"auto", "exact", "lanczos"}
         ``"auto"`` computes all singular values where the matrix is dense and small (both sides at
         most 8192; 32768 on a GPU), or sparse with both at most 2048. The step at `tol` has no
-        useful Chebyshev series.
+        useful Chebyshev series. A `Kronecker` product or `BlockDiagonal` of such matrices, too.
     return_info : bool
         Whether to return ``(value, Estimate)``; the number of singular values above `tol` is
         ``info.rank``, estimated like the value unless it is exact.
@@ -451,7 +507,7 @@ def logpdet(
     if method == "chebyshev":
         msg = "method='chebyshev' cannot resolve the step at tol; use 'lanczos' or 'exact'."
         raise ValueError(msg)
-    if tol is not None and not (math.isfinite(tol) and tol >= 0):
+    if tol is not None and (tol := finite_real(tol, "tol")) < 0:
         msg = f"tol is {tol}; expected a finite number, at least 0."
         raise ValueError(msg)
     moments = checked_count(moments, "moments")
@@ -471,16 +527,21 @@ def _pseudo(
     vectors = probes_for(narrow, probes, rng)
     full = vectors.exhaustive and moments >= 2 * narrow.shape[1]
     relative = max(op.shape) * float(op.xp.finfo(op.result_dtype).eps)
-    if method == "exact" or (method == "auto" and (full or spectrum_is_small(op))):
+    values = singular_values(op) if method in {"auto", "exact"} else None
+    if method == "exact" or values is not None or (method == "auto" and full):
         xp = op.xp
-        values = xp.linalg.svdvals(dense_of(op))
+        formed = values is None and not isinstance(op, ExplicitOperator)
+        values = xp.linalg.svdvals(dense_of(op)) if values is None else values
         above = values > (relative * float(xp.max(values)) if tol is None else tol)
         logs = xp.log(xp.where(above, values, xp.ones_like(values)))
-        matvecs = 0 if isinstance(op, ExplicitOperator) else op.shape[1]
         rank = int(xp.sum(xp.astype(above, xp.int64)))
+        matvecs = op.shape[1] if formed else 0
         return Estimate(value=float(xp.sum(logs)), rank=rank, matvecs=matvecs)
     counted = Counting(narrow)
-    factors = bidiagonals(counted, vectors, moments)
+    try:
+        factors = bidiagonals(counted, vectors, moments)
+    except NotImplementedError as error:
+        raise ValueError(str(error)) from None
     rules = [gauss(factor) for factor in factors]
     cut = relative * max(rule.nodes[-1] for rule in rules) if tol is None else tol
     unit = eps(op.xp.empty(0, dtype=op.dtype))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import cmath
 import math
+import reprlib
 from typing import Any
 
 import numpy as np
@@ -12,16 +13,47 @@ from specdens._arrays import Array, column_dots
 from specdens.adapters import ExplicitOperator, aslinearoperator
 from specdens.linear_operator import LinearOperator
 
-__all__ = ["Adjoint", "Counting", "Gram", "Scaled", "Shifted", "Sum"]
+__all__ = [
+    "Adjoint",
+    "Counting",
+    "Gram",
+    "Scaled",
+    "Shifted",
+    "Sum",
+    "finite_number",
+    "finite_real",
+]
 
 CENTERS = ("features", "samples", "none")
 
 
-def _finite(value: complex, name: str) -> complex:
-    if not cmath.isfinite(value):
-        msg = f"{name} is {value}; expected a finite number."
+def finite_number(value: Any, name: str) -> float | complex:
+    """Return a number of any library as a Python float, or complex if it is of a complex type."""
+    shown = f"{name} is {reprlib.repr(value)}"
+    if isinstance(value, (str, bytes)) or getattr(value, "ndim", 0) != 0:
+        msg = f"{shown}; expected a number."
+        raise TypeError(msg)
+    try:
+        number = complex(value)
+    except (TypeError, ValueError):
+        msg = f"{shown}; expected a number."
+        raise TypeError(msg) from None
+    except OverflowError:
+        number = complex(np.inf)
+    if not cmath.isfinite(number):
+        msg = f"{shown}; expected a finite number."
         raise ValueError(msg)
-    return value
+    complex_ = isinstance(value, complex) or "complex" in str(getattr(value, "dtype", ""))
+    return number if complex_ else number.real
+
+
+def finite_real(value: Any, name: str) -> float:
+    """Return a real number of any library as a Python float."""
+    number = finite_number(value, name)
+    if isinstance(number, complex):
+        msg = f"{name} is {number}; expected a real number."
+        raise ValueError(msg)
+    return number
 
 
 def _dtype_with(op: LinearOperator, value: complex) -> Any:
@@ -66,10 +98,11 @@ class Gram(LinearOperator):
         if center not in CENTERS:
             msg = f"center is {center!r}; expected one of {CENTERS}."
             raise ValueError(msg)
-        if isinstance(shift, complex) or not (np.isfinite(shift) and shift >= 0):
+        shift = finite_real(shift, "shift")
+        if shift < 0:
             msg = f"shift is {shift}; expected a finite number, at least 0."
             raise ValueError(msg)
-        self.factor, self.shift, self.center = aslinearoperator(X), float(shift), center
+        self.factor, self.shift, self.center = aslinearoperator(X), shift, center
         columns, xp = self.factor.shape[1], self.factor.xp
         super().__init__(
             (columns, columns),
@@ -128,22 +161,22 @@ class Shifted(LinearOperator):
     """
 
     def __init__(self, A: Any, shift: complex) -> None:
-        self.base, self.shift = aslinearoperator(A), _finite(shift, "shift")
+        self.base, self.shift = aslinearoperator(A), finite_number(shift, "shift")
         if self.base.shape[0] != self.base.shape[1]:
             msg = f"A has shape {self.base.shape}; only a square matrix can be shifted."
             raise ValueError(msg)
         base = self.base
         super().__init__(
             base.shape,
-            dtype=_dtype_with(base, shift),
+            dtype=_dtype_with(base, self.shift),
             xp=base.xp,
             device=base.device,
             result_dtype=base.result_dtype,
         )
-        real = complex(shift).imag == 0
+        real = complex(self.shift).imag == 0
         self.hermitian = base.hermitian if real else (False if base.hermitian else None)
         if real:
-            offset = complex(shift).real
+            offset = complex(self.shift).real
             self.lower, self.upper = base.lower + offset, base.upper + offset
 
     def power_traces(self) -> tuple[float, ...]:
@@ -184,19 +217,19 @@ class Scaled(LinearOperator):
     """
 
     def __init__(self, A: Any, factor: complex) -> None:
-        self.base, self.factor = aslinearoperator(A), _finite(factor, "factor")
+        self.base, self.factor = aslinearoperator(A), finite_number(factor, "factor")
         base = self.base
         super().__init__(
             base.shape,
-            dtype=_dtype_with(base, factor),
+            dtype=_dtype_with(base, self.factor),
             xp=base.xp,
             device=base.device,
             result_dtype=base.result_dtype,
         )
-        real = complex(factor).imag == 0
+        real = complex(self.factor).imag == 0
         self.hermitian = base.hermitian if real else None
-        if real and complex(factor).real:
-            ends = (base.lower * complex(factor).real, base.upper * complex(factor).real)
+        if real and complex(self.factor).real:
+            ends = (base.lower * complex(self.factor).real, base.upper * complex(self.factor).real)
             self.lower, self.upper = min(ends), max(ends)
 
     def power_traces(self) -> tuple[float, ...]:

@@ -99,7 +99,8 @@ class Estimate:
     samples : int
         Probes.
     method : str
-        ``"exact"``, ``"lanczos"``, ``"chebyshev"`` or ``"hutchinson"``.
+        ``"exact"``, ``"lanczos"``, ``"chebyshev"``, ``"hutchinson"``, ``"hutch++"``, ``"xtrace"``
+        or ``"xnystrace"``.
     bounds : tuple of float, or None
         The interval taken to contain the spectrum, where one was needed or known.
     seed : int or None
@@ -193,7 +194,9 @@ def warn_of_doubt(estimate: Estimate, advice: str, *, stacklevel: int = 3) -> No
     if estimate.converged:
         return
     reasons = list(estimate.flags)
-    if estimate.bias_bound > estimate.stderr:
+    if estimate.method == "exact":
+        advice = "It was computed exactly up to rounding: add a shift, or use a higher precision."
+    elif estimate.bias_bound > estimate.stderr:
         kind = "at most" if estimate.bias_rigorous else "roughly up to"
         reasons.append(
             f"truncation to finitely many moments may cost {kind} {estimate.bias_bound:.3g}, "

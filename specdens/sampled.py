@@ -34,23 +34,14 @@ from specdens.sampling import (
     tridiagonals,
     with_known_moments,
 )
-from specdens.scalar_functions import INV, LOG, LOG_ABS, ScalarFunction
+from specdens.scalar_functions import INV, LOG, LOG_ABS, ScalarFunction, require_domain
 from specdens.truncation import Truncated, integrate_factors, integrate_moments
 
-__all__ = ["Integrated", "integrated", "noise_of", "require_domain", "sampled_trace"]
+__all__ = ["Integrated", "integrated", "noise_of", "sampled_trace"]
 
 Host: TypeAlias = np.ndarray[Any, Any]
 
 _log = logging.getLogger(__name__)
-
-
-def require_domain(f: ScalarFunction, low: float, noise: float) -> None:
-    if f.domain != "real" and low < -noise:
-        msg = (
-            f"A has a negative eigenvalue ({low:.6g} or less), where {f.name} is not defined. "
-            "logdet(A) gives log|det A| of any square matrix; shift= moves the spectrum."
-        )
-        raise ValueError(msg)
 
 
 def sampled_trace(

@@ -60,9 +60,10 @@ class Moments:
     bounds: SpectralBounds
 
 
-def probes_for(op: LinearOperator, probes: Any, rng: Any) -> Probes:
+def probes_for(op: LinearOperator, probes: Any, rng: Any, distribution: str = "signs") -> Probes:
     """Return the probes that ``probes=`` and ``rng=`` ask for, as columns that op can take."""
-    return make_probes(probes, op.shape[1], rng, xp=op.xp, dtype=op.dtype, where=op.device)
+    home = {"xp": op.xp, "dtype": op.dtype, "where": op.device}
+    return make_probes(probes, op.shape[1], rng, distribution=distribution, **home)
 
 
 def block_width(op: LinearOperator, n: int) -> int:
@@ -77,12 +78,16 @@ def column_ranges(op: LinearOperator, n: int, first: int, end: int) -> list[rang
     return [range(i, min(i + width, end)) for i in range(first, end, width)]
 
 
-def by_blocks(op: LinearOperator, probes: Probes, run: Callable[[Array], list[Any]]) -> list[Any]:
-    """Run blocks of probes; what comes back for each does not depend on the width."""
+def by_blocks(
+    op: LinearOperator, probes: Probes, run: Callable[[Array], list[Any]], *, first: int = 0
+) -> list[Any]:
+    """Run blocks of probes, from the first on; what comes back does not depend on the width."""
     width = block_width(op, probes.n)
     if probes.exhaustive:
         width = min(width, -(-probes.n // 2))  # never the n x n identity itself
-    return [found for columns in probes.blocks(width) for found in run(probes.block(columns))]
+    return [
+        found for columns in probes.blocks(width, first) for found in run(probes.block(columns))
+    ]
 
 
 def tridiagonals(op: LinearOperator, probes: Probes, moments: int) -> list[Tridiagonal]:
@@ -176,7 +181,9 @@ def standard_error(values: Host, probes: Probes, spread: float) -> float:
     r"""Return the standard error of the mean of per-probe values, for mass 1.
 
     From their scatter; with fewer than 4 probes at least the plug-in ``2 Var_mu(f) / (n + 2)`` of
-    one real probe, which is exact on the sphere and larger than that of signs.
+    one real probe, which is exact on the sphere and larger than that of signs. Orthogonal probes
+    are a sample without replacement: their values over a whole basis sum to a constant, so that
+    the variance carries the factor 1 - R/n exactly.
     """
     if probes.exhaustive:
         return 0.0
@@ -184,4 +191,5 @@ def standard_error(values: Host, probes: Probes, spread: float) -> float:
     scatter = float(np.std(values, ddof=1)) if count > 1 else 0.0
     if count < PLUG_IN_BELOW:
         scatter = max(scatter, math.sqrt(2 * spread / (probes.n + 2)))
-    return scatter / math.sqrt(count)
+    left = 1 - count / probes.n if probes.distribution == "orthogonal" else 1.0
+    return scatter * math.sqrt(left / count)

@@ -12,7 +12,7 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-__all__ = ["INV", "LOG", "LOG_ABS", "ScalarFunction", "scalar_function"]
+__all__ = ["INV", "LOG", "LOG_ABS", "ScalarFunction", "require_domain", "scalar_function"]
 
 Host: TypeAlias = np.ndarray[Any, Any]
 
@@ -100,3 +100,13 @@ def scalar_function(f: Any) -> ScalarFunction:
         msg = f"f is of type {type(f).__name__}; expected a name or a vectorised NumPy callable."
         raise TypeError(msg)
     return ScalarFunction("f", lambda _, x: f(x), own=True)
+
+
+def require_domain(f: ScalarFunction, low: float, noise: float) -> None:
+    """Raise a ValueError if an eigenvalue is so negative that rounding cannot explain it."""
+    if f.domain != "real" and low < -noise:
+        msg = (
+            f"A has a negative eigenvalue ({low:.6g} or less), where {f.name} is not defined. "
+            "logdet(A) gives log|det A| of any square matrix; shift= moves the spectrum."
+        )
+        raise ValueError(msg)

@@ -14,13 +14,13 @@ from specdens.scalar_functions import LOG
 from specdens.testing import laplacian, laplacian_eigenvalues, rotated, with_spectrum
 
 N = 600
-I = np.arange(1, N + 1)
+INDEX = np.arange(1, N + 1)
 SPECTRA = {
     "flat": np.linspace(0.1, 1, N),
-    "1/i": 1 / I + 1e-3,
-    "1/i^2": 1.0 / I**2 + 1e-3,
-    "0.7^i": 0.7**I + 1e-3,
-    "step": np.where(I <= N // 2, 1.0, 0.01),
+    "1/i": 1 / INDEX + 1e-3,
+    "1/i^2": 1.0 / INDEX**2 + 1e-3,
+    "0.7^i": 0.7**INDEX + 1e-3,
+    "step": np.where(INDEX <= N // 2, 1.0, 0.01),
     "outliers": np.r_[np.linspace(1, 2, N - 6), 10.0 ** np.arange(1, 7)],
 }
 

@@ -90,7 +90,7 @@ def test_products_must_be_finite():
 @pytest.mark.parametrize("dtype", ["float64", "complex128"])
 def test_the_preconditioned_matrix(backend, dtype):
     """log det A = log det P + tr log M, and the traces of M and M^2 are as stated."""
-    a, there, start, _ = matrices(backend, dtype)
+    _, there, start, _ = matrices(backend, dtype)
     op = aslinearoperator(there)
     basis = KrylovBasis(op, start)
     basis.grow(8)
