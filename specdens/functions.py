@@ -155,6 +155,7 @@ def _estimate(
             return found
     vectors = probes_for(problem.shifted, probes, rng)
     full = vectors.exhaustive and goal.moments >= 2 * problem.n
+    full = full or goal.pays_for_all(problem.n)
     if method == "exact" or (method == "auto" and (full or eigenvalues_are_cheap(problem.op))):
         return _exact(problem, f)
     return estimated_trace(problem, f, goal, vectors, method)
@@ -197,7 +198,7 @@ def _of_dense(f: ScalarFunction, a: Array) -> Estimate:
 def _of_spectrum(xp: Any, spectrum: Array, f: ScalarFunction) -> Estimate:
     """Return the sum of f over all eigenvalues, in ascending order; log of noise is that of 0."""
     low, high = float(spectrum[0]), float(spectrum[-1])
-    noise = (10 + math.sqrt(len(spectrum))) * UNIT * max(abs(low), abs(high))
+    noise = (10 + math.sqrt(spectrum.shape[0])) * UNIT * max(abs(low), abs(high))
     require_domain(f, low, noise)
     if f.domain != "real":
         spectrum = xp.where(spectrum > 0, spectrum, xp.zeros_like(spectrum))
