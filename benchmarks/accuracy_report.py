@@ -218,7 +218,7 @@ def document(result: Row, picture: str) -> str:
         "*Plain* is stochastic Lanczos quadrature with random signs and the best fixed split of "
         "the products into R probes of m steps, chosen in hindsight for each matrix, function and "
         "budget, which no user can know. A ratio below 1 is in our favour; in brackets 95 % "
-        "bootstrap intervals over seeds and over the probes of the baseline.",
+        "intervals: chi-square over seeds, bootstrap over the probes of the baseline.",
         "Spectra are those of operators with eigenvectors spread over all coordinates, of which "
         "the products, the trace and the Frobenius norm are known, with 10⁻³ added. Lattices, the "
         "random sparse matrix and the kernel are given as matrices. *Covered*: nominal 95 % "

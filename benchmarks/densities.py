@@ -35,7 +35,7 @@ def ours(this: Case, products: int, probes: int, seed: int) -> float:
     moments = 2 * ((products - FOR_BOUNDS) // probes)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", specdens.AccuracyWarning)
-        rho = specdens.density(this.A, moments=moments, probes=probes, rng=seed, method="chebyshev")
+        rho = specdens.density(this.A, moments=moments, probes=probes, rng=seed)
     return smooth_distance(this.eigenvalues, rho)
 
 
