@@ -44,6 +44,12 @@ def ratio(found: Row | None) -> str:
     return f"{found['ratio']:.2g} [{found['low']:.2g}, {found['high']:.2g}]"
 
 
+def to_plain(row: Row) -> str:
+    """Return a row's ratio to plain quadrature; † marks a baseline that wanted more steps."""
+    dagger = " †" if row.get("plain", {}).get("more_steps") else ""
+    return ratio(row.get("to_plain")) + dagger
+
+
 def share(found: Row | None) -> str:
     """Return a share with its interval, in percent."""
     if found is None:
@@ -78,7 +84,7 @@ def other_functions(rows: list[Row], products: int) -> str:
     kept = [r for r in rows if r["products"] == products and (r["case"], r["n"]) in cases]
     found = {(row["case"], row["f"]): row for row in kept}
     return table(["spectrum", *FUNCTIONS.values()], [
-        [name, *(ratio(found.get((name, f), {}).get("to_plain")) for f in FUNCTIONS)]
+        [name, *(to_plain(found.get((name, f), {})) for f in FUNCTIONS)]
         for name in dict.fromkeys(row["case"] for row in kept)
     ])  # fmt: skip
 
@@ -207,6 +213,7 @@ def document(result: Row, picture: str) -> str:
     """Return the page."""
     plan, about = result["plan"], result["about"]
     budgets = sorted({row["products"] for row in result["traces"]})
+    longest = " or ".join(str(steps) for _, steps in plan["pool"].values())
     versions = {row["package"]: row["version"] for row in result["peers"] if "version" in row}
     with_versions = ", ".join(f"{name} {version}" for name, version in versions.items())
     return "\n\n".join([
@@ -218,7 +225,8 @@ def document(result: Row, picture: str) -> str:
         "*Plain* is stochastic Lanczos quadrature with random signs and the best fixed split of "
         "the products into R probes of m steps, chosen in hindsight for each matrix, function and "
         "budget, which no user can know. A ratio below 1 is in our favour; in brackets 95 % "
-        "intervals: chi-square over seeds, bootstrap over the probes of the baseline.",
+        "intervals: chi-square over seeds, bootstrap over the probes of the baseline. †: its best "
+        f"m is the largest that was run ({longest} steps), and a larger one may be better.",
         "Spectra are those of operators with eigenvectors spread over all coordinates, of which "
         "the products, the trace and the Frobenius norm are known, with 10⁻³ added. Lattices, the "
         "random sparse matrix and the kernel are given as matrices. *Covered*: nominal 95 % "

@@ -65,7 +65,8 @@ class Pool:
         Returns
         -------
         dict
-            ``rms``, ``steps``, ``probes``, ``stderr``, and ``bootstrap``: all resampled rms.
+            ``rms``, ``steps``, ``probes``, ``stderr``; ``more_steps``: whether the runs of the pool
+            are too short to know the best; and ``bootstrap``: all resampled rms.
         """
         everyone = np.arange(len(self.exact))
         rms, best = self._least(products, everyone)
@@ -80,6 +81,7 @@ class Pool:
             "steps": steps,
             "probes": products // steps,
             "stderr": float(np.std(again)),
+            "more_steps": bool(steps == self.steps[-1] < products),
             "bootstrap": again,
         }
 

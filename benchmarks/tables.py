@@ -45,7 +45,7 @@ def _against(errors: Host, plain: dict[str, Any]) -> Row:
 
 
 def _told(plain: dict[str, Any]) -> Row:
-    return {key: plain[key] for key in ("rms", "stderr", "steps", "probes")}
+    return {key: plain[key] for key in ("rms", "stderr", "steps", "probes", "more_steps")}
 
 
 def traces(
