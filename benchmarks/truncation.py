@@ -56,6 +56,9 @@ def spectra(n: int) -> dict[str, np.ndarray]:
         "tenth log-uniform to 1e-10": np.r_[
             10 ** (-10 * rng.random(n // 10)), np.linspace(0.01, 1, n - n // 10)
         ],
+        "one 1e-12, rest from 0.005": np.r_[1e-12, np.linspace(0.005, 1, n - 1)],
+        "one 1e-6, rest from 0.01": np.r_[1e-6, np.linspace(0.01, 1, n - 1)],
+        "three 1e-10, rest from 0.02": np.r_[[1e-10] * 3, np.linspace(0.02, 1, n - 3)],
         "tenth at 1e-9": np.r_[np.full(n // 10, 1e-9), np.linspace(0.1, 1, n - n // 10)],
     }
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 import sys
+import warnings
 from collections.abc import Callable
 from functools import cached_property
 from typing import Any
@@ -27,6 +28,7 @@ from specdens._arrays import (
     working_dtype,
 )
 from specdens.linear_operator import NO_ADJOINT, LinearOperator
+from specdens.results import AccuracyWarning
 
 __all__ = ["ExplicitOperator", "aslinearoperator"]
 
@@ -125,12 +127,22 @@ def _sum_of_squares(xp: Any, values: Array) -> float:
     return float(xp.sum(xp.abs(xp.astype(values, wide)) ** 2))
 
 
+def _warn_of_long_integers(xp: Any, a: Array) -> None:
+    """Warn of integers that double precision cannot hold."""
+    if 0 in a.shape or not xp.isdtype(a.dtype, "integral") or xp.iinfo(a.dtype).bits < 64:
+        return
+    if int(xp.max(a)) > 2**53 or int(xp.min(a)) < -(2**53):
+        msg = "A has integers beyond 2**53, which are rounded to double precision. Scale A first."
+        warnings.warn(msg, AccuracyWarning, stacklevel=4)
+
+
 class DenseOperator(ExplicitOperator):
     """A dense array."""
 
     def __init__(self, a: Array) -> None:
         xp = namespace(a)
         self.original = a
+        _warn_of_long_integers(xp, a)
         self.array = xp.astype(a, working_dtype(xp, a.dtype), copy=False)
         super().__init__(
             tuple(a.shape), dtype=self.array.dtype, xp=xp, device=device(a),
@@ -482,6 +494,10 @@ def aslinearoperator(
     >>> op @ np.ones(3)
     array([2., 2., 2.])
     """
+    for name, value in (("n", n), ("rmatvec", rmatvec), ("matmat", matmat), ("rmatmat", rmatmat)):
+        if value is not None and (hasattr(A, "shape") or not callable(A)):
+            msg = f"{name}= is for a callable; A is of type {type(A).__name__} and has its own."
+            raise TypeError(msg)
     if isinstance(A, LinearOperator):
         return A
     if _is_scipy_sparse(A):

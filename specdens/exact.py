@@ -129,6 +129,8 @@ def slogdet(a: Array, *, hermitian: bool) -> Factored:
             judged = _judged(1.0, logabsdet, xp.min(relative), xp.sum(1 / relative), n)
             return replace(judged, definite=not judged.doubtful)
     require_finite(a, "A")
+    if _is_triangular(xp, a):
+        return _of_triangular(xp, xp.linalg.diagonal(a))
     rows = xp.max(xp.abs(a), axis=1)
     if bool(xp.any(rows == 0)):
         return SINGULAR
@@ -145,6 +147,20 @@ def slogdet(a: Array, *, hermitian: bool) -> Factored:
     sign = parity * (complex(sign) if is_complex(pivots) else float(sign))
     logabsdet = float(xp.sum(xp.log(size))) + (row_powers + column_powers) * math.log(2)
     return _judged(sign, logabsdet, xp.min(size), xp.sum(1 / size), n)
+
+
+def _is_triangular(xp: Any, a: Array) -> bool:
+    return any(not bool(xp.any(half != 0)) for half in (xp.tril(a, k=-1), xp.triu(a, k=1)))
+
+
+def _of_triangular(xp: Any, diagonal: Array) -> Factored:
+    """Return the product of the diagonal, whose small entries are no rounding noise."""
+    size = xp.abs(diagonal)
+    if not bool(xp.all(size > 0)):
+        return SINGULAR
+    sign = xp.prod(diagonal / size)
+    sign = complex(sign) if is_complex(diagonal) else float(sign)
+    return Factored(sign, float(xp.sum(xp.log(size))))
 
 
 def _equilibrated(a: Array, largest: Array, *, axis: int) -> tuple[Array, float]:

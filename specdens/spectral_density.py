@@ -308,7 +308,7 @@ class SpectralDensity:
         factors = np.where(order == 0, 1.0, 2.0) * damping(self.kernel, len(order))
         weights = np.cos(theta[:, None] * order) * factors
         return np.asarray(
-            np.where(inside, 1 / (np.pi * self._half * np.sin(theta)), 0.0)[:, None] * weights
+            np.where(inside, 1 / (np.pi * self._half * np.sin(theta)), 0.0 * x)[:, None] * weights
         )
 
     def _cumulative_weights(self, x: Host) -> Host:

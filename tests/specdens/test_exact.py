@@ -152,3 +152,12 @@ def test_lu_prediction_is_of_the_right_size():
 def test_namespace_is_kept(backend):
     a = backend(np.eye(3))
     assert namespace(a) is backend.xp
+
+
+def test_small_entries_of_triangular_matrices_are_no_noise(backend):
+    a = np.array([[1.0, 1, 0], [0, 1e-20, 1], [0, 0, -1]])
+    for matrix in (a, a.T):
+        found = slogdet(backend(matrix), hermitian=False)
+        assert found.sign == -1
+        assert found.logabsdet == pytest.approx(np.log(1e-20))
+    assert slogdet(backend(np.array([[0.0, 1], [0, 1]])), hermitian=False).sign == 0

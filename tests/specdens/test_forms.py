@@ -168,3 +168,13 @@ if importlib.util.find_spec("cupy") is not None:
         value, info = logdet(there, method=how, bounds=(0.3, 3.0), probes=24, return_info=True)
         assert isinstance(value, cupy.ndarray)
         assert number(value) == pytest.approx(np.log(eigenvalues).sum(), abs=info.bias_bound + 1e-8)
+
+
+def test_options_of_callables_are_refused_for_arrays():
+    with pytest.raises(TypeError, match="n= is for a callable"):
+        aslinearoperator(np.eye(3), n=7)
+
+
+def test_integers_beyond_double_precision_are_named():
+    with pytest.warns(AccuracyWarning, match=r"2\*\*53"):
+        aslinearoperator(np.array([[2**53 + 2]]))
