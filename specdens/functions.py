@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from specdens._arrays import eps, to_host
+from specdens._autograd import with_gradient
 from specdens._probes import Probes
 from specdens.adapters import ExplicitOperator
 from specdens.estimation import (
@@ -61,9 +62,9 @@ def trace_function(
     ----------
     A : array, sparse matrix or operator, shape (n, n)
         Anything that `aslinearoperator` takes. Real symmetric or complex Hermitian.
-    f : {"log", "exp", "inv", "sqrt", "xlogx", "square"} or callable
+    f : {"log", "exp", "inv", "sqrt", "xlogx", "square"}, callable, or pair of callables
         A callable takes and gives NumPy arrays, elementwise; it may be complex, for example
-        ``lambda x: 1 / (x - z)``.
+        ``lambda x: 1 / (x - z)``. A pair is f and its derivative, which gradients need.
     moments : int
         Information per probe: costs half as many products with each probe.
     probes : int or array of shape (n, R), optional
@@ -71,7 +72,7 @@ def trace_function(
     method : {"auto", "exact", "lanczos", "chebyshev"}
         ``"auto"`` is exact for dense n <= 8192 (32768 on a GPU), sparse n <= 2048, and when
         ``probes >= n`` and ``moments >= 2 n``; else Lanczos quadrature.
-    shift : float
+    shift : float or 0-d tensor
         Added to the diagonal.
     hermitian : bool, optional
         A claim about an operator; checked on the way.
@@ -105,6 +106,8 @@ def trace_function(
     spectrum that matters is known, Gauss and Gauss-Radau rules bracket the truth, their mean is
     returned, and half their distance is a rigorous bias bound.
 
+    Results for Torch carry a gradient, as those of `logdet` do.
+
     References
     ----------
     Golub and Meurant, Matrices, Moments and Quadrature with Applications (2010), chapters 6 and 11;
@@ -128,6 +131,9 @@ def trace_function(
     estimate = _estimate(problem, function, moments, probes, method, rng)
     warn_of_doubt(estimate, advice(moments))
     value = problem.result(estimate.value)
+    value = with_gradient(
+        value, problem, function, estimate, shift=shift, moments=moments, probes=probes
+    )
     return (value, estimate) if return_info else value
 
 

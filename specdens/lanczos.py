@@ -8,6 +8,7 @@ reorthogonalisation the tridiagonals still carry a near-optimal quadrature (Gree
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
@@ -16,7 +17,17 @@ import numpy as np
 from specdens._arrays import Array, column_dots, eps
 from specdens.linear_operator import LinearOperator
 
-__all__ = ["Bidiagonal", "NotHermitianError", "Tridiagonal", "bidiagonalize", "tridiagonalize"]
+__all__ = [
+    "EXACT_UP_TO",
+    "Bidiagonal",
+    "NotHermitianError",
+    "Step",
+    "Tridiagonal",
+    "assembled",
+    "bidiagonalize",
+    "lanczos_steps",
+    "tridiagonalize",
+]
 
 Host: TypeAlias = np.ndarray[Any, Any]
 
@@ -119,6 +130,23 @@ class _Columns:
         return 2.0 ** round(math.log2(largest))
 
 
+@dataclass(frozen=True)
+class Step:
+    """One step of the Lanczos recurrence of a block.
+
+    Attributes
+    ----------
+    q : array, shape (n, R)
+        The basis vector of each column; zero once its Krylov space is exhausted.
+    alpha, beta : ndarray, shape (R,)
+        The diagonal entry of each tridiagonal, and the one beside it: ``beta = 0`` is the end.
+    """
+
+    q: Array
+    alpha: Host
+    beta: Host
+
+
 def tridiagonalize(op: LinearOperator, start: Array, steps: int) -> list[Tridiagonal]:
     """Run the Lanczos recurrence from each column of a block.
 
@@ -147,45 +175,63 @@ def tridiagonalize(op: LinearOperator, start: Array, steps: int) -> list[Tridiag
     ----------
     Golub and Meurant, Matrices, Moments and Quadrature (2010), section 4.1.
     """
+    pairs = [(step.alpha, step.beta) for step in lanczos_steps(op, start, steps)]
+    return assembled([alpha for alpha, _ in pairs], [beta for _, beta in pairs])
+
+
+def assembled(alphas: list[Host], betas: list[Host]) -> list[Tridiagonal]:
+    """Return the tridiagonal of each column from the coefficients of all steps so far."""
+    alpha, beta = np.array(alphas), np.array(betas)
+    ended = beta == 0
+    length = np.where(ended.any(axis=0), ended.argmax(axis=0) + 1, len(beta))
+    return [
+        Tridiagonal(alpha[:m, r], beta[: m - 1, r], float(beta[m - 1, r]))
+        for r, m in enumerate(length)
+    ]
+
+
+def lanczos_steps(op: LinearOperator, start: Array, steps: int) -> Iterator[Step]:
+    """Run the Lanczos recurrence and give each step away: who wants the basis keeps it.
+
+    Parameters, errors and reference are those of `tridiagonalize`.
+
+    Yields
+    ------
+    Step
+    """
     columns = _Columns(start, op)
     n, count = start.shape
     steps = min(steps, n)
     keep = n <= EXACT_UP_TO
     passes = 2 if keep else 1
-    alpha, beta = np.zeros((steps, count)), np.zeros((steps, count))
-    length = np.full(count, steps)
     q = columns.normalized(start, columns.norms(start))
     previous: Array | None = None
     basis: list[Array] = []
     scale, size = 1.0, np.zeros(count)
+    beta = np.zeros(count)
     for j in range(steps):
         w = op.matmat(q)
         scale = columns.exponent(w) if j == 0 else scale
         w = w / scale if scale != 1 else w
         projection = column_dots(q, w)
-        alpha[j] = np.real(projection)
-        asymmetry = np.abs(projection - alpha[j])
-        size = np.maximum(size, np.abs(alpha[j]))
+        alpha = np.real(projection)
+        asymmetry = np.abs(projection - alpha)
+        size = np.maximum(size, np.abs(alpha))
         if previous is not None:
             overlap = column_dots(previous, w)
-            asymmetry += np.abs(overlap - beta[j - 1])
+            asymmetry += np.abs(overlap - beta)
             w = w - columns.times(previous, overlap)
         w = w - columns.times(q, projection)
         basis = [*basis, q] if keep else ([q] if previous is None else [previous, q])
         w = columns.against(w, basis, passes)
-        beta[j] = columns.norms(w)
-        size = np.maximum(size, np.abs(alpha[j]) + beta[j])
+        beta = columns.norms(w)
+        size = np.maximum(size, np.abs(alpha) + beta)
         _require_hermitian(asymmetry, size, n, columns.unit)
-        ended = beta[j] <= 10 * columns.unit * size
-        beta[j][ended] = 0
-        length = np.where(ended, np.minimum(length, j + 1), length)
-        if np.all(length <= j + 1):
-            break
-        previous, q = q, columns.normalized(w, beta[j])
-    return [
-        Tridiagonal(alpha[:m, r] * scale, beta[: m - 1, r] * scale, float(beta[m - 1, r] * scale))
-        for r, m in enumerate(length)
-    ]
+        beta[beta <= 10 * columns.unit * size] = 0
+        yield Step(q, alpha * scale, beta * scale)
+        if not beta.any():
+            return
+        previous, q = q, columns.normalized(w, beta)
 
 
 def _require_hermitian(asymmetry: Host, size: Host, n: int, unit: float) -> None:

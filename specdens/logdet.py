@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from specdens._arrays import eps
+from specdens._autograd import with_gradient
 from specdens._probes import Probes
 from specdens.adapters import (
     DenseOperator,
@@ -80,7 +81,7 @@ def logdet(
         factors are predicted to stay below 2 GB, and when ``probes >= n`` and ``moments >= 2 n``;
         otherwise it is stochastic Lanczos quadrature. ``"chebyshev"`` is the kernel polynomial
         method.
-    shift : number
+    shift : number or 0-d tensor
         Added to the diagonal.
     hermitian : bool, optional
         A claim about an operator; it is checked on the way, without an extra product.
@@ -114,10 +115,19 @@ def logdet(
     -----
     Costs ``ceil(moments / 2)`` products with each probe; ``"chebyshev"`` without `bounds` 20 more.
 
+    For Torch the result has a gradient with respect to every tensor that A or `shift` depends on,
+    also those that an operator's products use. An exact value has the exact gradient, for a sparse
+    matrix on its pattern and by n solves. An estimate has the estimate
+    :math:`\sum_r \langle A^{-H} z_r, dA\, z_r \rangle / R` with the same probes, by as many Lanczos
+    steps as the value; for a Hermitian matrix only what differs from the gradient of the trace of
+    a quadratic polynomial, which is exact, is left to chance. `backward` runs the recurrence
+    again: nothing of size n is kept for it. There are no second derivatives.
+
     References
     ----------
     Ubaru, Chen and Saad, SIAM J. Matrix Anal. Appl. 38, 1075 (2017); Cortinovis and Kressner,
-    Found. Comput. Math. 22, 875 (2022), for indefinite log.
+    Found. Comput. Math. 22, 875 (2022), for indefinite log; Gardner et al., NeurIPS 2018, for
+    gradients.
 
     Examples
     --------
@@ -212,7 +222,11 @@ def _signed(
     warn_of_doubt(estimate, advice(moments), stacklevel=stacklevel)
     if problem.shifted.xp.isdtype(problem.shifted.dtype, "complex floating"):
         sign = complex(sign)
-    return (problem.result(sign), problem.result(estimate.value)), estimate
+    value = with_gradient(
+        problem.result(estimate.value), problem, LOG_ABS, estimate,
+        shift=shift, moments=moments, probes=probes,
+    )  # fmt: skip
+    return (problem.result(sign), value), estimate
 
 
 def _estimated(

@@ -139,6 +139,7 @@ def prepare(
     with its adjoint, if it has one; otherwise it counts as Hermitian until its products contradict.
     """
     op = square_operator(A)
+    shift = shift.item() if hasattr(shift, "item") else shift  # a 0-d array or tensor
     if not cmath.isfinite(shift):
         msg = f"shift is {shift}; expected a finite number."
         raise ValueError(msg)

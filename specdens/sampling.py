@@ -22,6 +22,7 @@ from specdens.results import PLUG_IN_BELOW, SpectralBounds
 __all__ = [
     "Moments",
     "bidiagonals",
+    "block_width",
     "bounds_for",
     "by_blocks",
     "moments_by_chebyshev",
@@ -63,11 +64,17 @@ def probes_for(op: LinearOperator, probes: Any, rng: Any) -> Probes:
 
 def by_blocks(op: LinearOperator, probes: Probes, run: Callable[[Array], list[Any]]) -> list[Any]:
     """Run blocks of probes; what comes back for each does not depend on the width."""
+    blocks = probes.blocks(block_width(op, probes))
+    return [found for columns in blocks for found in run(probes.block(columns))]
+
+
+def block_width(op: LinearOperator, probes: Probes) -> int:
+    """Return how many probes are run at once."""
     item = 16 if op.xp.isdtype(op.dtype, "complex floating") else 8
     width = max(1, min(WIDEST, BLOCK_BYTES // max(1, item * probes.n)))
     if probes.exhaustive:
         width = min(width, -(-probes.n // 2))  # never the n x n identity itself
-    return [found for columns in probes.blocks(width) for found in run(probes.block(columns))]
+    return width
 
 
 def tridiagonals(op: LinearOperator, probes: Probes, moments: int) -> list[Tridiagonal]:

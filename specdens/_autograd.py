@@ -1,0 +1,602 @@
+r"""Gradients for Torch: ``d tr f(A) = tr(f'(A) dA) = E <f'(A) z, dA z>``, with the value's probes.
+
+The value is computed on numbers alone. Afterwards it is linked to the tensors that A consists of,
+or to the products ``A z`` of an operator, by what their derivatives will be: nothing but A is kept
+until `backward`, which runs Lanczos on the same probes again, one block at a time.
+
+References
+----------
+Gardner et al., GPyTorch, NeurIPS 2018 (section 4), for log; Hutchinson (1989).
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+import sys
+import warnings
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from functools import cache, partial
+from typing import Any, TypeAlias
+
+import numpy as np
+
+from specdens._arrays import Array, column_dots, is_array, is_complex, to_host
+from specdens._probes import Probes, gaussian
+from specdens.adapters import (
+    DenseOperator,
+    ExplicitOperator,
+    ForeignOperator,
+    TorchSparseOperator,
+)
+from specdens.exact import dense_of
+from specdens.lanczos import tridiagonalize
+from specdens.linear_operator import LinearOperator
+from specdens.matrix_function import function_times
+from specdens.operators import Adjoint, Gram
+from specdens.preparation import Problem
+from specdens.quadrature import gauss
+from specdens.results import AccuracyWarning, Estimate
+from specdens.sampling import block_width, probes_for
+from specdens.scalar_functions import ScalarFunction
+
+__all__ = ["with_gradient"]
+
+Tensor: TypeAlias = Any
+
+DOUBTFUL = 0.1
+"""Relative error of ``f'(A) z`` by truncation above which `backward` warns."""
+
+
+def with_gradient(
+    value: Array,
+    problem: Problem,
+    f: ScalarFunction,
+    estimate: Estimate,
+    *,
+    shift: Any,
+    moments: int,
+    probes: Any,
+) -> Array:
+    """Return tr f(A + shift I), linked to the tensors that A and the shift depend on, if any do.
+
+    Parameters
+    ----------
+    value : array, 0-d
+        Computed already.
+    problem, f, estimate
+        How it was computed. log and ``log|x|`` mean log|det| of any square matrix.
+    shift : number or tensor
+        As the caller gave it.
+    moments : int
+        Half as many Lanczos steps give the derivative.
+    probes : None, int or array
+        As the caller gave them; only an array is looked at.
+    """
+    if not _is_followed(problem.op, shift):
+        return value
+    if is_complex(value):
+        parts = [
+            with_gradient(
+                getattr(value, part), problem, _part(f, part), estimate,
+                shift=shift, moments=moments, probes=probes,
+            )
+            for part in ("real", "imag")
+        ]  # fmt: skip
+        return sys.modules["torch"].complex(*parts)
+    if not math.isfinite(float(value)):
+        tensors = _tensors(problem.op, shift)
+        return _linked(value, _no_derivative, tensors, tensors)
+    if estimate.method == "exact":
+        return _exact(value, problem, f, shift)
+    given = is_array(probes)
+    vectors = probes_for(problem.shifted, probes if given else estimate.samples, estimate.seed or 0)
+    sampled = _Sampled(problem, f, vectors, math.ceil(moments / 2))
+    if isinstance(problem.op, ExplicitOperator):
+        return _by_entries(value, sampled, shift)
+    return _by_products(value, sampled, shift)
+
+
+def _is_followed(op: LinearOperator, shift: Any) -> bool:
+    """Whether autograd is on and anything here has a history."""
+    torch = sys.modules.get("torch")
+    if torch is None or not op.xp.__name__.endswith("torch") or not torch.is_grad_enabled():
+        return False
+    return getattr(shift, "requires_grad", False) or any(
+        leaf.differentiable if isinstance(leaf, ForeignOperator) else _source(leaf) is not None
+        for leaf in _leaves(op)
+    )
+
+
+def _source(op: LinearOperator) -> Tensor | None:
+    return op.source if isinstance(op, ExplicitOperator) else None
+
+
+def _parts(op: LinearOperator) -> list[LinearOperator]:
+    """Return the operators that op is composed of."""
+    lists = [v if isinstance(v, (list, tuple)) else [v] for v in vars(op).values()]
+    return [part for found in lists for part in found if isinstance(part, LinearOperator)]
+
+
+def _leaves(op: LinearOperator) -> Iterator[LinearOperator]:
+    parts = _parts(op)
+    if not parts:
+        yield op
+    for part in parts:
+        yield from _leaves(part)
+
+
+def _tensors(op: LinearOperator, shift: Any) -> list[Tensor]:
+    """Return the tensors with a history that can be seen."""
+    found = [*(_source(leaf) for leaf in _leaves(op)), shift]
+    return [tensor for tensor in found if getattr(tensor, "requires_grad", False)]
+
+
+def _part(f: ScalarFunction, part: str) -> ScalarFunction:
+    """Return the real or imaginary part of a complex function of a real variable."""
+    slope = f.derivative
+    if slope is None:
+        return f
+    return replace(f, derivative=lambda xp, x: getattr(np.asarray(slope(xp, x)), part))
+
+
+def _no_derivative() -> list[Tensor]:
+    msg = (
+        "the value is infinite (A is singular to working precision) and has no derivative there. "
+        "Add a shift, or leave such a matrix out before backward()."
+    )
+    raise ValueError(msg)
+
+
+# --- Links of the value to what it depends on ------------------------------------------------
+
+
+@cache
+def _functions() -> tuple[Any, Any]:
+    import torch
+
+    class TraceOfFunction(torch.autograd.Function):
+        """The value itself; its derivatives are computed when they are asked for."""
+
+        @staticmethod
+        def forward(
+            ctx: Any,
+            value: Tensor,
+            derivatives: Callable[[], list[Tensor]],
+            origins: list[Tensor],
+            *tensors: Tensor,
+        ) -> Tensor:
+            # Saved so that Torch notices if they are changed in place before backward.
+            ctx.save_for_backward(*origins)
+            ctx.derivatives = derivatives
+            ctx.kinds = [(tensor.dtype, tensor.device) for tensor in tensors]
+            return value.clone()
+
+        @staticmethod
+        def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor | None, ...]:
+            origins, again = ctx.saved_tensors, torch.is_grad_enabled()
+            with torch.enable_grad():  # somebody's product may itself be a derivative
+                found = ctx.derivatives()
+            with torch.no_grad():
+                found = [
+                    (upstream * (d if dtype.is_complex else d.real)).to(device=device, dtype=dtype)
+                    for d, (dtype, device) in zip(found, ctx.kinds, strict=True)
+                ]
+            if again:
+                found = [Gradient.apply(d, upstream, *origins) for d in found]  # type: ignore[no-untyped-call]
+            return upstream, None, None, *found
+
+    class Gradient(torch.autograd.Function):
+        """A gradient that says that it has none itself."""
+
+        @staticmethod
+        def forward(ctx: Any, gradient: Tensor, *_: Tensor) -> Tensor:
+            return gradient.clone()
+
+        @staticmethod
+        def backward(ctx: Any, *_: Tensor) -> Any:
+            msg = (
+                "second derivatives of log|det A| and tr f(A) are not implemented: the gradient "
+                "comes from Lanczos or a factorisation that autograd does not see."
+            )
+            raise NotImplementedError(msg)
+
+    return TraceOfFunction, Gradient
+
+
+def _linked(
+    value: Tensor,
+    derivatives: Callable[[], list[Tensor]],
+    tensors: list[Tensor],
+    origins: list[Tensor],
+) -> Tensor:
+    """Return the value with derivatives c: ``d value = Re sum_k <c_k, d tensor_k>``.
+
+    Parameters
+    ----------
+    value : tensor, 0-d
+    derivatives : callable
+        Gives them, when they are asked for.
+    tensors : list of tensor
+    origins : list of tensor
+        What is kept until then: the tensors themselves, or smaller ones that depend on the same.
+    """
+    return _functions()[0].apply(value, derivatives, origins, *tensors)
+
+
+# --- Entries of a matrix ----------------------------------------------------------------------
+
+
+class _Dense:
+    """All entries of a dense matrix."""
+
+    def __init__(self, op: DenseOperator) -> None:
+        self.op, self.live = op, op.source
+
+    def of(self, matrix: Tensor) -> Tensor:
+        return matrix
+
+    def outer(self, g: Tensor, z: Tensor) -> Tensor:
+        """Return those of ``g z^H``."""
+        return g @ z.mH
+
+    def polynomial(self, constant: float, slope: float) -> Tensor:
+        """Return those of ``constant I + slope A``."""
+        a = slope * self.op.array
+        a.diagonal().add_(constant)
+        return a
+
+
+class _Sparse:
+    """The stored entries of a sparse matrix."""
+
+    def __init__(self, op: TorchSparseOperator) -> None:
+        self.op = op
+        self.rows, self.columns = op.array.indices()
+        self.live = None
+        if op.source is not None:
+            self.live = _stored(op.source)
+
+    def of(self, matrix: Tensor) -> Tensor:
+        return matrix[self.rows, self.columns]
+
+    def outer(self, g: Tensor, z: Tensor) -> Tensor:
+        """Return those of ``g z^H``, with no more memory than two of them."""
+        total = g[self.rows, 0] * z[self.columns, 0].conj()
+        for r in range(1, g.shape[1]):
+            total += g[self.rows, r] * z[self.columns, r].conj()
+        return total
+
+    def polynomial(self, constant: float, slope: float) -> Tensor:
+        """Return those of ``constant I + slope A``."""
+        values = self.op.values()
+        return slope * values + constant * (self.rows == self.columns).to(values.dtype)
+
+
+def _stored(source: Tensor) -> Tensor:
+    """Return the stored entries with their history, in the order of the coalesced tensor."""
+    if source.layout == sys.modules["torch"].sparse_csr:
+        return source.values()  # Torch can convert layouts with a history of real numbers only
+    return source.to_sparse_coo().coalesce().values()
+
+
+def _entries(op: LinearOperator) -> _Dense | _Sparse:
+    if isinstance(op, TorchSparseOperator):
+        return _Sparse(op)
+    assert isinstance(op, DenseOperator)
+    return _Dense(op)
+
+
+def _with_shift(live: Tensor | None, shift: Any) -> tuple[list[Tensor], Callable[..., list[Any]]]:
+    """Return those of (entries, shift) that have a history, and the same choice of derivatives."""
+    wanted = [getattr(tensor, "requires_grad", False) for tensor in (live, shift)]
+
+    def chosen(*pair: Any) -> list[Any]:
+        return [one for one, yes in zip(pair, wanted, strict=True) if yes]
+
+    return chosen(live, shift), chosen
+
+
+# --- Exact derivatives --------------------------------------------------------------------------
+
+
+def _exact(value: Tensor, problem: Problem, f: ScalarFunction, shift: Any) -> Tensor:
+    op = problem.op
+    if not isinstance(op, ExplicitOperator):
+        live, offset = _live(op), shift
+        product = _recomputed(lambda: _plus(live.columns(), offset))
+        return _of_product(value, lambda: _derivative(problem, f), product, op)
+    entries = _entries(op)
+    tensors, chosen = _with_shift(entries.live, shift)
+
+    def derivatives() -> list[Tensor]:
+        if isinstance(entries, _Sparse) and f.name in {"log", "log|x|"}:
+            found = _inverse_on_pattern(problem, entries)
+            if found is not None:
+                return chosen(*found)
+        whole = _derivative(problem, f)
+        return chosen(entries.of(whole), whole.diagonal().sum())
+
+    return _linked(value, derivatives, tensors, tensors)
+
+
+def _plus(a: Tensor, shift: Any) -> Tensor:
+    """Return ``A + shift I``."""
+    torch = sys.modules["torch"]
+    return a + shift * torch.eye(a.shape[0], dtype=a.dtype, device=a.device)
+
+
+def _derivative(problem: Problem, f: ScalarFunction) -> Tensor:
+    """Return ``f'(A + shift I)^H`` as a dense matrix; for log of any sign, of any square A."""
+    torch = sys.modules["torch"]
+    shift = problem.shift if complex(problem.shift).imag else problem.real_shift
+    a = dense_of(problem.op, shift)
+    if f.name in {"log", "log|x|"}:
+        return torch.linalg.inv(a).mH
+    values, vectors = torch.linalg.eigh(a)
+    slopes = f.prime().on_host(to_host(values))
+    _require_derivative(slopes, f)
+    return (vectors * torch.asarray(slopes, device=a.device).to(vectors.dtype)) @ vectors.mH
+
+
+def _require_derivative(slopes: Any, f: ScalarFunction) -> None:
+    if not np.all(np.isfinite(slopes)):
+        msg = (
+            f"the derivative of {f.name} is infinite at an eigenvalue of A (0, up to rounding): "
+            "tr f(A) is not differentiable there. Add a shift."
+        )
+        raise ValueError(msg)
+
+
+INVERSE_COLUMNS = 64
+
+
+def _inverse_on_pattern(problem: Problem, entries: _Sparse) -> tuple[Tensor, Tensor] | None:
+    """Return the entries of ``A^-H`` where A has some, and its trace; None on a GPU.
+
+    By n solves with the sparse factors, a few columns of the inverse at a time.
+    """
+    from scipy.sparse import diags_array
+    from scipy.sparse.linalg import splu
+
+    matrix = entries.op.csc_on_host()
+    if matrix is None:
+        return None
+    n = problem.n
+    lu: Any = splu((matrix + diags_array(np.full(n, problem.shift))).tocsc())
+    torch = sys.modules["torch"]
+    rows, columns = entries.rows.numpy(), entries.columns.numpy()
+    order = np.argsort(columns, kind="stable")
+    starts = np.searchsorted(columns[order], np.arange(0, n + INVERSE_COLUMNS, INVERSE_COLUMNS))
+    found = np.empty(len(order), lu.U.dtype)
+    diagonal = np.empty(n, lu.U.dtype)
+    for block, first in enumerate(range(0, n, INVERSE_COLUMNS)):
+        width = min(INVERSE_COLUMNS, n - first)
+        units = np.zeros((n, width), lu.U.dtype)
+        units[np.arange(first, first + width), np.arange(width)] = 1
+        solved = lu.solve(units, trans="H")
+        here = order[starts[block] : starts[block + 1]]
+        found[here] = solved[rows[here], columns[here] - first]
+        diagonal[first : first + width] = solved[np.arange(first, first + width), np.arange(width)]
+    return torch.asarray(found), torch.asarray(diagonal.sum())
+
+
+# --- Estimated derivatives ----------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _Control:
+    """The least-squares line through f' on the spectrum: the derivative of a polynomial p.
+
+    tr p(A) is known, and so is its gradient: chance enters only through ``f' - p'``.
+
+    Attributes
+    ----------
+    constant, slope : float
+    size : float
+        The root mean square of f' over the spectrum.
+    """
+
+    constant: float
+    slope: float
+    size: float
+
+
+@dataclass(frozen=True)
+class _Sampled:
+    """How ``f'(A) z`` comes from the probes z."""
+
+    problem: Problem
+    f: ScalarFunction
+    probes: Probes
+    steps: int
+
+    def blocks(self) -> list[range]:
+        """Return blocks of probes as narrow as those of the value."""
+        return self.probes.blocks(block_width(self.problem.shifted, self.probes))
+
+    def control(self) -> _Control:
+        """Fit a line to f' at the Gauss nodes of a probe that is independent of the others."""
+        op = self.problem.shifted
+        key = 0 if self.probes.key is None else self.probes.key
+        start = gaussian(op.shape[1], range(1), key, xp=op.xp, dtype=op.dtype, where=op.device)
+        rule = gauss(tridiagonalize(op, start, self.steps)[0])
+        slopes, roots = self.f.prime().on_host(rule.nodes), np.sqrt(rule.weights)
+        _require_derivative(slopes, self.f)
+        scale = float(np.abs(rule.nodes).max()) or 1.0
+        lines = np.stack([roots, roots * rule.nodes / scale], axis=1)
+        (constant, slope), *_ = np.linalg.lstsq(lines, roots * slopes)
+        size = math.sqrt(rule.integrate(slopes**2))
+        return _Control(float(constant), float(slope) / scale, size)
+
+    def times(self, columns: range, control: _Control | None) -> tuple[Tensor, Tensor]:
+        """Return probes z and ``g = w (f'(A)^H - p'(A)) z``, so that ``sum <g, A z>`` is the mean.
+
+        The weight ``w = n / (R |z|^2)`` is that of the value.
+        """
+        op, z = self.problem.shifted, self.probes.block(columns)
+        hermitian, slope = self.problem.hermitian, _less(self.f.prime(), control)
+        # Else A^-H z = A (A^H A)^-1 z, in the Krylov space of Golub and Kahan.
+        g, errors = function_times(op if hermitian else Gram(op), slope, z, self.steps)
+        mass, squares = np.real(column_dots(z, z)), np.real(column_dots(g, g))
+        _require_derivative(squares, self.f)
+        self._warn_of_truncation(
+            errors, np.sqrt(squares if control is None else mass * control.size**2)
+        )
+        g = g if hermitian else op.matmat(g)
+        weights = self.probes.n / (self.probes.count * mass)
+        return z, g * op.xp.asarray(weights, dtype=g.dtype, device=op.device)[None, :]
+
+    def _warn_of_truncation(self, errors: Any, sizes: Any) -> None:
+        error, size = float(np.linalg.norm(errors)), float(np.linalg.norm(sizes))
+        if error <= DOUBTFUL * size:
+            return
+        msg = (
+            f"the gradient of tr {self.f.name}(A) may be off by {error / size:.0%}: "
+            f"{self.steps} Lanczos steps do not resolve its derivative. "
+            f"Raise moments (now {2 * self.steps}), add a shift, or use method='exact'."
+        )
+        warnings.warn(msg, AccuracyWarning, stacklevel=2)
+
+
+def _less(slope: ScalarFunction, control: _Control | None) -> ScalarFunction:
+    """Return ``f' - p'``."""
+    if control is None:
+        return slope
+
+    def difference(xp: Any, x: Any) -> Any:
+        return slope.apply(xp, x) - control.constant - control.slope * x
+
+    return replace(slope, apply=difference)
+
+
+def _by_entries(value: Tensor, sampled: _Sampled, shift: Any) -> Tensor:
+    """Link the value to the entries of a matrix: the mean of ``g z^H``, and what p' gives.
+
+    Of a Hermitian matrix the Hermitian part is taken, which is nearer to the truth.
+    """
+    problem = sampled.problem
+    entries = _entries(problem.op)
+    tensors, chosen = _with_shift(entries.live, shift)
+
+    def derivatives() -> list[Tensor]:
+        control = sampled.control() if problem.hermitian else None
+        total: Tensor = 0
+        trace: Tensor = 0
+        for columns in sampled.blocks():
+            z, g = sampled.times(columns, control)
+            found = entries.outer(g, z)
+            if problem.hermitian:
+                found = (found + entries.outer(z, g)) / 2
+            total, trace = total + found, trace + (g * z.conj()).sum()
+        if control is not None:
+            constant = control.constant + control.slope * problem.real_shift
+            total = total + entries.polynomial(constant, control.slope)
+            trace = trace + problem.n * constant + control.slope * entries.op.diagonal().sum()
+        return chosen(total, trace)
+
+    return _linked(value, derivatives, tensors, tensors)
+
+
+def _by_products(value: Tensor, sampled: _Sampled, shift: Any) -> Tensor:
+    """Link the value to the products ``A z``; autograd itself finds what they depend on."""
+    op = sampled.problem.op
+    live = _live(op)
+
+    def product(columns: range) -> Tensor:
+        z = sampled.probes.block(columns)
+        return live.matmat(z) + shift * z
+
+    def derivative(columns: range) -> Tensor:
+        return sampled.times(columns, None)[1]
+
+    for columns in sampled.blocks():
+        y = _recomputed(partial(product, columns))
+        value = _of_product(value, partial(derivative, columns), y, op)
+    return value
+
+
+def _of_product(
+    value: Tensor, derivative: Callable[[], Tensor], product: Tensor, op: LinearOperator
+) -> Tensor:
+    """Link the value to a product, which is not kept itself."""
+    dense = [leaf.source for leaf in _leaves(op) if isinstance(leaf, DenseOperator)]
+    origins = [product.sum(), *(a for a in dense if a is not None)]
+    return _linked(value, lambda: [derivative()], [product], origins)
+
+
+def _recomputed(product: Callable[[], Tensor]) -> Tensor:
+    """Return a product of which nothing is kept: `backward` computes it again."""
+    from torch.utils.checkpoint import checkpoint
+
+    return checkpoint(product, use_reentrant=False, preserve_rng_state=False)
+
+
+# --- Products with a history ---------------------------------------------------------------------
+
+
+def _live(op: LinearOperator) -> LinearOperator:
+    """Return the same operator whose products autograd can follow."""
+    if isinstance(op, TorchSparseOperator):
+        return op if op.source is None else _LiveSparse(op)
+    if isinstance(op, DenseOperator):
+        return op if op.source is None else DenseOperator(op.source)
+    twin = copy.copy(op)
+    if isinstance(twin, ForeignOperator):
+        twin.keeps_history = True
+    for name, value in vars(op).items():
+        if isinstance(value, LinearOperator):
+            setattr(twin, name, _live(value))
+        elif isinstance(value, (list, tuple)):
+            setattr(twin, name, [_live(v) if isinstance(v, LinearOperator) else v for v in value])
+    return twin
+
+
+class _LiveSparse(LinearOperator):
+    """A sparse tensor; Torch's own derivative of its products would be a dense matrix."""
+
+    def __init__(self, op: TorchSparseOperator) -> None:
+        super().__init__(op.shape, dtype=op.dtype, xp=op.xp, device=op.device)
+        self.hermitian, self.entries = None, _Sparse(op)
+        assert self.entries.live is not None
+        self.live = self.entries.live.to(op.dtype)
+
+    def _matmat(self, x: Array) -> Array:
+        e = self.entries
+        return _sparse_product().apply(self.live, x, e.op, e.outer)
+
+    def _rmatmat(self, x: Array) -> Array:
+        e = self.entries
+        return _sparse_product().apply(
+            self.live.conj(), x, Adjoint(e.op), lambda g, z: e.outer(z, g).conj()
+        )
+
+
+@cache
+def _sparse_product() -> Any:
+    import torch
+    from torch.autograd.function import once_differentiable
+
+    class SparseProduct(torch.autograd.Function):
+        """``A x``, and the derivative with respect to the stored entries alone."""
+
+        @staticmethod
+        def forward(
+            ctx: Any,
+            values: Tensor,
+            x: Tensor,
+            op: LinearOperator,
+            outer: Callable[[Tensor, Tensor], Tensor],
+        ) -> Tensor:
+            ctx.save_for_backward(x)
+            ctx.op, ctx.outer = op, outer
+            return op.matmat(x)
+
+        @staticmethod
+        @once_differentiable
+        def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor | None, ...]:
+            (x,) = ctx.saved_tensors
+            return ctx.outer(upstream, x), ctx.op.rmatmat(upstream), None, None
+
+    return SparseProduct
