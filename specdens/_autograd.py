@@ -22,7 +22,7 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-from specdens._arrays import Array, column_dots, is_array, is_complex, to_host
+from specdens._arrays import Array, column_dots, is_array, is_complex, namespace, to_host
 from specdens._probes import Probes, gaussian
 from specdens.adapters import (
     DenseOperator,
@@ -41,7 +41,7 @@ from specdens.results import AccuracyWarning, Estimate
 from specdens.sampling import block_width, probes_for
 from specdens.scalar_functions import ScalarFunction
 
-__all__ = ["with_gradient"]
+__all__ = ["with_gradient", "with_gradients"]
 
 Tensor: TypeAlias = Any
 
@@ -98,10 +98,37 @@ def with_gradient(
     return _by_products(value, sampled, shift)
 
 
+def with_gradients(values: Array, stack: Array, f: ScalarFunction, *, shift: Any) -> Array:
+    """Return exact values of tr f(A + shift I), shape (B,), linked to the stack and the shift."""
+    origins = [one for one in (stack, shift) if getattr(one, "requires_grad", False)]
+    if not origins or not _is_on(namespace(values)):
+        return values
+    torch = sys.modules["torch"]
+    if is_complex(values):
+        parts = [
+            with_gradients(getattr(values, part), stack, _part(f, part), shift=shift)
+            for part in ("real", "imag")
+        ]
+        return torch.complex(*parts)
+    live = _plus(stack, shift) if shift else stack
+
+    def derivatives() -> list[Tensor]:
+        if not bool(values.isfinite().all()):
+            return _no_derivative()
+        wide = stack.detach().to(torch.complex128 if live.is_complex() else torch.float64)
+        return [_slope(_plus(wide, shift) if shift else wide, f)]
+
+    return _linked(values, derivatives, [live], origins)
+
+
+def _is_on(xp: Any) -> bool:
+    torch = sys.modules.get("torch")
+    return torch is not None and xp.__name__.endswith("torch") and torch.is_grad_enabled()
+
+
 def _is_followed(op: LinearOperator, shift: Any) -> bool:
     """Whether autograd is on and anything here has a history."""
-    torch = sys.modules.get("torch")
-    if torch is None or not op.xp.__name__.endswith("torch") or not torch.is_grad_enabled():
+    if not _is_on(op.xp):
         return False
     return getattr(shift, "requires_grad", False) or any(
         leaf.differentiable if isinstance(leaf, ForeignOperator) else _source(leaf) is not None
@@ -180,7 +207,7 @@ def _functions() -> tuple[Any, Any]:
                 found = ctx.derivatives()
             with torch.no_grad():
                 found = [
-                    (upstream * (d if dtype.is_complex else d.real)).to(device=device, dtype=dtype)
+                    _times(upstream, d if dtype.is_complex else d.real).to(device, dtype)
                     for d, (dtype, device) in zip(found, ctx.kinds, strict=True)
                 ]
             if again:
@@ -205,6 +232,12 @@ def _functions() -> tuple[Any, Any]:
     return TraceOfFunction, Gradient
 
 
+def _times(upstream: Tensor, derivative: Tensor) -> Tensor:
+    """Return a derivative, or a stack of them, each times its own number."""
+    ones = (1,) * (derivative.ndim - upstream.ndim)
+    return upstream.reshape((*upstream.shape, *ones)) * derivative
+
+
 def _linked(
     value: Tensor,
     derivatives: Callable[[], list[Tensor]],
@@ -215,7 +248,7 @@ def _linked(
 
     Parameters
     ----------
-    value : tensor, 0-d
+    value : tensor, 0-d, or shape (B,) for a stack
     derivatives : callable
         Gives them, when they are asked for.
     tensors : list of tensor
@@ -322,22 +355,27 @@ def _exact(value: Tensor, problem: Problem, f: ScalarFunction, shift: Any) -> Te
 
 
 def _plus(a: Tensor, shift: Any) -> Tensor:
-    """Return ``A + shift I``."""
+    """Return ``A + shift I``, of one matrix or a stack."""
     torch = sys.modules["torch"]
-    return a + shift * torch.eye(a.shape[0], dtype=a.dtype, device=a.device)
+    return a + shift * torch.eye(a.shape[-1], dtype=a.dtype, device=a.device)
 
 
 def _derivative(problem: Problem, f: ScalarFunction) -> Tensor:
-    """Return ``f'(A + shift I)^H`` as a dense matrix; for log of any sign, of any square A."""
-    torch = sys.modules["torch"]
+    """Return ``f'(A + shift I)^H`` as a dense matrix."""
     shift = problem.shift if complex(problem.shift).imag else problem.real_shift
-    a = dense_of(problem.op, shift)
+    return _slope(dense_of(problem.op, shift), f)
+
+
+def _slope(a: Tensor, f: ScalarFunction) -> Tensor:
+    """Return ``f'(A)^H`` of one matrix or a stack; for log of any sign, of any square A."""
+    torch = sys.modules["torch"]
     if f.name in {"log", "log|x|"}:
         return torch.linalg.inv(a).mH
     values, vectors = torch.linalg.eigh(a)
     slopes = f.prime().on_host(to_host(values))
     _require_derivative(slopes, f)
-    return (vectors * torch.asarray(slopes, device=a.device).to(vectors.dtype)) @ vectors.mH
+    slopes = torch.asarray(slopes, device=a.device).to(vectors.dtype)
+    return (vectors * slopes[..., None, :]) @ vectors.mH
 
 
 def _require_derivative(slopes: Any, f: ScalarFunction) -> None:

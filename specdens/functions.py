@@ -9,9 +9,10 @@ from typing import Any
 
 import numpy as np
 
-from specdens._arrays import eps, to_host
-from specdens._autograd import with_gradient
-from specdens._probes import Probes
+from specdens._arrays import eps, namespace, to_host
+from specdens._autograd import with_gradient, with_gradients
+from specdens._batch import Answers, Stack, over_stack, prepared, stack_of
+from specdens._probes import Probes, key_of
 from specdens.adapters import ExplicitOperator
 from specdens.estimation import (
     ESCAPED,
@@ -22,12 +23,13 @@ from specdens.estimation import (
     finite_pair,
     summed,
 )
-from specdens.exact import UNIT, dense_of, slogdet, spectrum_is_small
+from specdens.exact import UNIT, Factored, dense_of, slogdet, slogdets, spectrum_is_small
 from specdens.moments import EscapeError
 from specdens.operators import Counting
 from specdens.preparation import (
     Problem,
     checked_count,
+    plain_number,
     prepare,
     require_hermitian,
     require_method,
@@ -60,8 +62,9 @@ def trace_function(
 
     Parameters
     ----------
-    A : array, sparse matrix or operator, shape (n, n)
-        Anything that `aslinearoperator` takes. Real symmetric or complex Hermitian.
+    A : array, sparse matrix or operator, shape (n, n), or array (..., n, n)
+        Anything that `aslinearoperator` takes. Real symmetric or complex Hermitian. Or a stack of
+        such dense matrices.
     f : {"log", "exp", "inv", "sqrt", "xlogx", "square"}, callable, or pair of callables
         A callable takes and gives NumPy arrays, elementwise; it may be complex, for example
         ``lambda x: 1 / (x - z)``. A pair is f and its derivative, which gradients need.
@@ -87,6 +90,8 @@ def trace_function(
     -------
     scalar, or (scalar, Estimate)
         0-d, of A's library and device, in the real dtype of A's precision (complex for complex f).
+        For a stack, arrays of shape (...): of the values, and of the estimates as objects. All its
+        matrices get the same probes.
 
     Raises
     ------
@@ -126,15 +131,63 @@ def trace_function(
     require_method(method)
     moments = checked_count(moments, "moments")
     function = scalar_function(f)
-    problem = prepare(A, shift=shift, hermitian=hermitian, bounds=bounds)
-    require_hermitian(problem, "tr f(A)")
-    estimate = _estimate(problem, function, moments, probes, method, rng)
-    warn_of_doubt(estimate, advice(moments))
-    value = problem.result(estimate.value)
-    value = with_gradient(
-        value, problem, function, estimate, shift=shift, moments=moments, probes=probes
-    )
-    return (value, estimate) if return_info else value
+    stack, key = stack_of(A), rng
+
+    def one(matrix: Any) -> tuple[tuple[Any], Estimate]:
+        problem = prepare(matrix, shift=shift, hermitian=hermitian, bounds=bounds)
+        require_hermitian(problem, "tr f(A)")
+        estimate = _estimate(problem, function, moments, probes, method, key)
+        value = with_gradient(
+            problem.result(estimate.value), problem, function, estimate,
+            shift=shift, moments=moments, probes=probes,
+        )  # fmt: skip
+        return (value,), estimate
+
+    if stack is None:
+        (value,), info = one(A)
+        warn_of_doubt(info, advice(moments))
+        return (value, info) if return_info else value
+    key = key_of(rng)
+
+    def together(some: Any) -> Answers | None:
+        plain = bounds is None and probes is None and method in {"auto", "exact"}
+        return _together(some, function, shift, hermitian) if plain else None
+
+    (values,), infos = over_stack(stack, one, together, advice(moments), stacklevel=2)
+    return (values, infos) if return_info else values
+
+
+def _together(some: Any, f: ScalarFunction, shift: Any, hermitian: bool | None) -> Answers | None:
+    """Return tr f(A) of small matrices, shape (B, n, n), by what is exact."""
+    stack = prepared(some, shift=plain_number(shift), hermitian=hermitian)
+    if stack is None or not np.all(stack.hermitian):
+        return None
+    try:
+        estimates = _of_stack(stack, f)
+    except ValueError:  # to be raised again with the name of the matrix
+        return None
+    values = [estimate.value for estimate in estimates]
+    results = stack.results(values, complex_=any(isinstance(v, complex) for v in values))
+    return (with_gradients(results, some, f, shift=shift),), estimates
+
+
+def _of_stack(stack: Stack, f: ScalarFunction) -> list[Estimate]:
+    a = stack.matrices
+    factors = slogdets(a, hermitian=stack.hermitian) if f.name == "log" else []
+    if factors and all(found.definite for found in factors):
+        return [_of_factors(found) for found in factors]
+    spectra = to_host(namespace(a).linalg.eigvalsh(a))
+    if not factors:
+        return [_of_spectrum(np, spectrum, f, False) for spectrum in spectra]
+    return [
+        _of_factors(found) if found.definite else _of_spectrum(np, spectrum, f, found.doubtful)
+        for found, spectrum in zip(factors, spectra, strict=True)
+    ]
+
+
+def _of_factors(found: Factored) -> Estimate:
+    """Return the log-determinant of a positive definite matrix."""
+    return Estimate(value=found.logabsdet, bias_bound=found.rounding)
 
 
 def _estimate(
@@ -154,14 +207,18 @@ def _exact(problem: Problem, f: ScalarFunction) -> Estimate:
     explicit = isinstance(problem.op, ExplicitOperator)
     matvecs = problem.matvecs + (0 if explicit else problem.n)
     a = dense_of(problem.op, problem.real_shift)
-    if f.name == "log":
-        found = slogdet(a, hermitian=True)
-        if found.definite:
-            return Estimate(value=found.logabsdet, bias_bound=found.rounding, matvecs=matvecs)
+    found = slogdet(a, hermitian=True) if f.name == "log" else None
+    if found is not None and found.definite:
+        return replace(_of_factors(found), matvecs=matvecs)
     xp = problem.op.xp
-    spectrum = xp.linalg.eigvalsh(a)
+    doubtful = found is not None and found.doubtful
+    return replace(_of_spectrum(xp, xp.linalg.eigvalsh(a), f, doubtful), matvecs=matvecs)
+
+
+def _of_spectrum(xp: Any, spectrum: Any, f: ScalarFunction, doubtful: bool) -> Estimate:
+    """Return the sum of f over all eigenvalues, ascending; `doubtful` is what Cholesky said."""
     low, high = float(spectrum[0]), float(spectrum[-1])
-    noise = (10 + math.sqrt(problem.n)) * UNIT * max(abs(low), abs(high))
+    noise = (10 + math.sqrt(spectrum.shape[0])) * UNIT * max(abs(low), abs(high))
     _require_domain(f, low, noise)
     if f.domain != "real":
         spectrum = xp.where(spectrum > 0, spectrum, xp.zeros_like(spectrum))
@@ -173,9 +230,9 @@ def _exact(problem: Problem, f: ScalarFunction) -> Estimate:
             value = float(xp.sum(f.apply(xp, spectrum)))
     smallest = float(xp.min(xp.abs(spectrum)))
     flags = (SINGULAR,) if f.pole and 0 < smallest <= noise else ()
-    if f.name == "log" and not found.definite:
-        flags, value = ((SINGULAR,) if smallest > 0 or found.doubtful else ()), -math.inf
-    return Estimate(value=value, matvecs=matvecs, flags=flags, converged=not flags)
+    if f.name == "log":
+        flags, value = ((SINGULAR,) if smallest > 0 or doubtful else ()), -math.inf
+    return Estimate(value=value, flags=flags, converged=not flags)
 
 
 def _require_domain(f: ScalarFunction, low: float, noise: float) -> None:

@@ -8,9 +8,10 @@ from typing import Any
 
 import numpy as np
 
-from specdens._arrays import eps
-from specdens._autograd import with_gradient
-from specdens._probes import Probes
+from specdens._arrays import eps, is_complex
+from specdens._autograd import with_gradient, with_gradients
+from specdens._batch import Answers, over_stack, prepared, stack_of
+from specdens._probes import Probes, key_of
 from specdens.adapters import (
     DenseOperator,
     ExplicitOperator,
@@ -23,6 +24,7 @@ from specdens.exact import (
     dense_is_small,
     dense_of,
     lu_fits,
+    slogdets,
     sparse_slogdet,
     spectrum_is_small,
 )
@@ -38,6 +40,7 @@ from specdens.preparation import (
     as_result,
     checked_count,
     finite_operator,
+    plain_number,
     prepare,
     require_method,
 )
@@ -69,8 +72,9 @@ def logdet(
 
     Parameters
     ----------
-    A : array, sparse matrix or operator, shape (n, n)
+    A : array, sparse matrix or operator, shape (n, n), or array (..., n, n)
         Anything that `aslinearoperator` takes: symmetric or not, definite or not, real or complex.
+        Or a stack of dense matrices.
     moments : int
         Information per probe: costs half as many products with each probe. A nonsymmetric A costs
         as many again, with its adjoint.
@@ -97,7 +101,9 @@ def logdet(
     -------
     scalar, or (scalar, Estimate)
         0-d, of A's library and device, in the real dtype of A's precision (float64 for integers
-        and half precision). 0 for an empty matrix, -inf for a singular one.
+        and half precision). 0 for an empty matrix, -inf for a singular one. For a stack, arrays of
+        shape (...): of the values, and of the estimates as objects. All its matrices get the same
+        probes, and what is doubtful is told once.
 
     Raises
     ------
@@ -213,13 +219,39 @@ def _signed(
     rng: Any,
     *,
     stacklevel: int,
-) -> tuple[tuple[Any, Any], Estimate]:
-    """Return ((sign, log|det|) as results, estimate), and warn of doubt."""
+) -> tuple[tuple[Any, Any], Any]:
+    """Return ((sign, log|det|) as results, estimate), and warn of doubt; arrays for a stack."""
     require_method(method)
     moments = checked_count(moments, "moments")
+    stack = stack_of(A)
+    if stack is None:
+        pair, estimate = _answer(A, moments, probes, method, shift, hermitian, bounds, rng)
+        warn_of_doubt(estimate, advice(moments), stacklevel=stacklevel)
+        return pair, estimate
+    key = key_of(rng)
+
+    def one(matrix: Any) -> tuple[tuple[Any, Any], Estimate]:
+        return _answer(matrix, moments, probes, method, shift, hermitian, bounds, key)
+
+    def together(some: Any) -> Answers | None:
+        plain = bounds is None and probes is None and method in {"auto", "exact"}
+        return _together(some, shift, hermitian) if plain else None
+
+    return over_stack(stack, one, together, advice(moments), stacklevel=stacklevel)
+
+
+def _answer(
+    A: Any,
+    moments: int,
+    probes: Any,
+    method: str,
+    shift: complex,
+    hermitian: bool | None,
+    bounds: Any,
+    rng: Any,
+) -> tuple[tuple[Any, Any], Estimate]:
     problem = prepare(A, shift=shift, hermitian=hermitian, bounds=bounds)
     sign, estimate = _estimated(problem, moments, probes, method, rng)
-    warn_of_doubt(estimate, advice(moments), stacklevel=stacklevel)
     if problem.shifted.xp.isdtype(problem.shifted.dtype, "complex floating"):
         sign = complex(sign)
     value = with_gradient(
@@ -227,6 +259,18 @@ def _signed(
         shift=shift, moments=moments, probes=probes,
     )  # fmt: skip
     return (problem.result(sign), value), estimate
+
+
+def _together(some: Any, shift: Any, hermitian: bool | None) -> Answers | None:
+    """Return signs and values of small matrices, shape (B, n, n), from their factorisations."""
+    stack = prepared(some, shift=plain_number(shift), hermitian=hermitian)
+    if stack is None:
+        return None
+    found = [_judged(f, 0) for f in slogdets(stack.matrices, hermitian=stack.hermitian)]
+    signs, estimates = [sign for sign, _ in found], [estimate for _, estimate in found]
+    values = stack.results([estimate.value for estimate in estimates])
+    values = with_gradients(values, some, LOG_ABS, shift=shift)
+    return (stack.results(signs, complex_=is_complex(stack.matrices)), values), estimates
 
 
 def _estimated(
@@ -271,6 +315,11 @@ def is_cheap(problem: Problem) -> bool:
 def _exact(problem: Problem) -> tuple[complex, Estimate]:
     """Return the determinant by a factorisation; an operator's n columns are formed first."""
     found, matvecs = _factored(problem)
+    return _judged(found, problem.matvecs + matvecs)
+
+
+def _judged(found: Factored, matvecs: int) -> tuple[complex, Estimate]:
+    """Return the sign and the estimate, with what the pivots say against them."""
     flags: tuple[str, ...] = ()
     if found.doubtful:
         flags = (SINGULAR,)
@@ -283,7 +332,7 @@ def _exact(problem: Problem) -> tuple[complex, Estimate]:
         bias_rigorous=False,
         converged=not flags,
         flags=flags,
-        matvecs=problem.matvecs + matvecs,
+        matvecs=matvecs,
     )
     return sign, estimate
 

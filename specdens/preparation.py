@@ -23,11 +23,13 @@ __all__ = [
     "as_result",
     "checked_count",
     "finite_operator",
+    "plain_number",
     "prepare",
     "require_hermitian",
     "require_method",
     "require_states",
     "square_operator",
+    "tolerance",
 ]
 
 METHODS = ("auto", "exact", "lanczos", "chebyshev")
@@ -139,7 +141,7 @@ def prepare(
     with its adjoint, if it has one; otherwise it counts as Hermitian until its products contradict.
     """
     op = square_operator(A)
-    shift = shift.item() if hasattr(shift, "item") else shift  # a 0-d array or tensor
+    shift = plain_number(shift)
     if not cmath.isfinite(shift):
         msg = f"shift is {shift}; expected a finite number."
         raise ValueError(msg)
@@ -151,6 +153,12 @@ def prepare(
     offset = complex(shift).real if symmetric else 0.0
     known = replace(known, low=known.low + offset, high=known.high + offset)
     return Problem(op, shift, symmetric, assumed, known, bounds is not None, matvecs)
+
+
+def plain_number(shift: Any) -> complex:
+    """Return a number, or a 0-d array or tensor, as a Python number."""
+    found: complex = shift.item() if hasattr(shift, "item") else shift
+    return found
 
 
 def require_hermitian(problem: Problem, what: str) -> None:
@@ -197,6 +205,9 @@ def _symmetry(op: LinearOperator, claimed: bool | None) -> tuple[bool, bool, int
 
 
 def _tolerance(op: LinearOperator) -> float:
+    return tolerance(op.xp, op.dtype, op.shape[0])
+
+
+def tolerance(xp: Any, dtype: Any, n: int) -> float:
     """Return the relative asymmetry that rounding alone can cause."""
-    unit = eps(op.xp.empty(0, dtype=op.dtype))
-    return 10 * unit * (1 + math.sqrt(op.shape[0]))
+    return 10 * eps(xp.empty(0, dtype=dtype)) * (1 + math.sqrt(n))

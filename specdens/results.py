@@ -13,6 +13,7 @@ __all__ = [
     "AccuracyWarning",
     "Estimate",
     "SpectralBounds",
+    "doubt",
     "two_sided_quantile",
     "warn_of_doubt",
 ]
@@ -187,8 +188,12 @@ PLUG_IN_BELOW = 4
 
 def warn_of_doubt(estimate: Estimate, advice: str, *, stacklevel: int = 3) -> None:
     """Warn if an estimate has not converged: what speaks against it, and what to do."""
-    if estimate.converged:
-        return
+    if not estimate.converged:
+        warnings.warn(f"{doubt(estimate)}. {advice}", AccuracyWarning, stacklevel=stacklevel + 1)
+
+
+def doubt(estimate: Estimate) -> str:
+    """Return in words what speaks against an estimate that has not converged."""
     reasons = list(estimate.flags)
     if estimate.bias_bound > estimate.stderr:
         kind = "at most" if estimate.bias_rigorous else "roughly up to"
@@ -196,5 +201,4 @@ def warn_of_doubt(estimate: Estimate, advice: str, *, stacklevel: int = 3) -> No
             f"truncation to finitely many moments may cost {kind} {estimate.bias_bound:.3g}, "
             f"more than the standard error {estimate.stderr:.3g}"
         )
-    msg = f"{estimate.value:.6g} is not to be trusted: {'; '.join(reasons)}. {advice}"
-    warnings.warn(msg, AccuracyWarning, stacklevel=stacklevel + 1)
+    return f"{estimate.value:.6g} is not to be trusted: {'; '.join(reasons)}"

@@ -6,8 +6,9 @@ from typing import Any
 
 import numpy as np
 
-from specdens._arrays import Array, column_dots, to_host
-from specdens._probes import Probes
+from specdens._arrays import Array, column_dots, is_complex, namespace, to_host
+from specdens._batch import Answers, over_stack, prepared, stack_of
+from specdens._probes import Probes, key_of
 from specdens.adapters import ExplicitOperator
 from specdens.linear_operator import LinearOperator
 from specdens.preparation import as_result, require_method, square_operator
@@ -29,8 +30,8 @@ def trace(
 
     Parameters
     ----------
-    A : array, sparse matrix or operator, shape (n, n)
-        Anything that `aslinearoperator` takes, symmetric or not.
+    A : array, sparse matrix or operator, shape (n, n), or array (..., n, n)
+        Anything that `aslinearoperator` takes, symmetric or not; or a stack of dense matrices.
     probes : int or array of shape (n, R), optional
         Default 20 random signs (phases for complex A). n or more: the unit vectors: exact.
     method : {"auto", "exact", "lanczos", "chebyshev"}
@@ -44,7 +45,8 @@ def trace(
     Returns
     -------
     scalar, or (scalar, Estimate)
-        0-d, of A's library and device; complex if A is.
+        0-d, of A's library and device; complex if A is. For a stack, arrays of shape (...): of the
+        traces, and of the estimates as objects.
 
     Raises
     ------
@@ -73,13 +75,34 @@ def trace(
     True
     """
     require_method(method)
-    op = square_operator(A)
-    estimate = _estimate(op, probes, method, rng)
-    value = estimate.value
-    if op.xp.isdtype(op.dtype, "complex floating"):
-        value = complex(value)
-    result = as_result(op, value)
-    return (result, estimate) if return_info else result
+    stack, key = stack_of(A), rng
+
+    def one(matrix: Any) -> tuple[tuple[Any], Estimate]:
+        op = square_operator(matrix)
+        estimate = _estimate(op, probes, method, key)
+        value = complex(estimate.value) if _complex(op) else estimate.value
+        return (as_result(op, value),), estimate
+
+    if stack is None:
+        (value,), info = one(A)
+        return (value, info) if return_info else value
+    key = key_of(rng)
+
+    def together(some: Any) -> Answers | None:
+        return _together(some) if method in {"auto", "exact"} else None
+
+    (values,), infos = over_stack(stack, one, together, "", stacklevel=2)
+    return (values, infos) if return_info else values
+
+
+def _together(some: Any) -> Answers | None:
+    """Return the traces of small matrices, shape (B, n, n)."""
+    stack = prepared(some)
+    if stack is None:
+        return None
+    xp, a = namespace(stack.matrices), stack.matrices
+    sums = to_host(xp.sum(xp.linalg.diagonal(a), axis=1)).tolist()
+    return (stack.results(sums, complex_=is_complex(a)),), [Estimate(value=v) for v in sums]
 
 
 def _estimate(op: LinearOperator, probes: Any, method: str, rng: Any) -> Estimate:
