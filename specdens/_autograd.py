@@ -85,9 +85,6 @@ def with_gradient(
             for part in ("real", "imag")
         ]  # fmt: skip
         return sys.modules["torch"].complex(*parts)
-    if not math.isfinite(float(value)):
-        tensors = _tensors(problem.op, shift)
-        return _linked(value, _no_derivative, tensors, tensors)
     if estimate.method == "exact":
         return _exact(value, problem, f, shift)
     given = is_array(probes)
@@ -113,8 +110,6 @@ def with_gradients(values: Array, stack: Array, f: ScalarFunction, *, shift: Any
     live = _plus(stack, shift) if shift else stack
 
     def derivatives() -> list[Tensor]:
-        if not bool(values.isfinite().all()):
-            return _no_derivative()
         wide = stack.detach().to(torch.complex128 if live.is_complex() else torch.float64)
         return [_slope(_plus(wide, shift) if shift else wide, f)]
 
@@ -154,26 +149,12 @@ def _leaves(op: LinearOperator) -> Iterator[LinearOperator]:
         yield from _leaves(part)
 
 
-def _tensors(op: LinearOperator, shift: Any) -> list[Tensor]:
-    """Return the tensors with a history that can be seen."""
-    found = [*(_source(leaf) for leaf in _leaves(op)), shift]
-    return [tensor for tensor in found if getattr(tensor, "requires_grad", False)]
-
-
 def _part(f: ScalarFunction, part: str) -> ScalarFunction:
     """Return the real or imaginary part of a complex function of a real variable."""
     slope = f.derivative
     if slope is None:
         return f
     return replace(f, derivative=lambda xp, x: getattr(np.asarray(slope(xp, x)), part))
-
-
-def _no_derivative() -> list[Tensor]:
-    msg = (
-        "the value is infinite (A is singular to working precision) and has no derivative there. "
-        "Add a shift, or leave such a matrix out before backward()."
-    )
-    raise ValueError(msg)
 
 
 # --- Links of the value to what it depends on ------------------------------------------------
@@ -255,7 +236,17 @@ def _linked(
     origins : list of tensor
         What is kept until then: the tensors themselves, or smaller ones that depend on the same.
     """
+    if not bool(value.isfinite().all()):
+        derivatives = _no_derivatives
     return _functions()[0].apply(value, derivatives, origins, *tensors)
+
+
+def _no_derivatives() -> list[Tensor]:
+    msg = (
+        "the value is infinite (A is singular to working precision) and has no derivative there. "
+        "Add a shift, or leave such a matrix out before backward()."
+    )
+    raise ValueError(msg)
 
 
 # --- Entries of a matrix ----------------------------------------------------------------------
