@@ -35,7 +35,7 @@ from specdens.lanczos import tridiagonalize
 from specdens.linear_operator import LinearOperator
 from specdens.matrix_function import function_times
 from specdens.operators import Adjoint, Gram
-from specdens.preparation import Problem
+from specdens.preparation import Problem, plain_number
 from specdens.quadrature import gauss
 from specdens.results import AccuracyWarning, Estimate
 from specdens.sampling import block_width, probes_for
@@ -107,11 +107,12 @@ def with_gradients(values: Array, stack: Array, f: ScalarFunction, *, shift: Any
             for part in ("real", "imag")
         ]
         return torch.complex(*parts)
-    live = _plus(stack, shift) if shift else stack
+    number = plain_number(shift)
+    live = _plus(stack, shift) if number or getattr(shift, "requires_grad", False) else stack
 
     def derivatives() -> list[Tensor]:
         wide = stack.detach().to(torch.complex128 if live.is_complex() else torch.float64)
-        return [_slope(_plus(wide, shift) if shift else wide, f)]
+        return [_slope(_plus(wide, number) if number else wide, f)]
 
     return _linked(values, derivatives, [live], origins)
 

@@ -15,7 +15,7 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from specdens._arrays import Array, column_dots, device, eps, is_complex, namespace
-from specdens.estimation import ESCAPED, SINGULAR
+from specdens.estimation import ESCAPED, ILL_CONDITIONED, SINGULAR
 from specdens.lanczos import EXACT_UP_TO, Tridiagonal, assembled, lanczos_steps
 from specdens.linear_operator import LinearOperator
 from specdens.results import UNBOUNDED, SpectralBounds
@@ -29,6 +29,9 @@ BASIS_BYTES = 2**30
 """Size up to which the basis of one block is kept."""
 
 INFLATION = 3.0
+
+ROUGH = 0.1
+"""Share of a result above which an estimate of rounding, itself inflated, is a cause for doubt."""
 
 
 def function_times(
@@ -60,10 +63,14 @@ def function_times(
 
 @dataclass(frozen=True)
 class Applied:
-    """``f(A)`` times a block, with the error of each column and what speaks against it."""
+    """``f(A)`` times a block, with the error of each column and what speaks against it.
+
+    The part of the error that is rounding is also there on its own: no step reduces it.
+    """
 
     block: Array
     error: Host
+    rounding: Host
     norm: Host
     rigorous: bool
     steps: int
@@ -112,8 +119,15 @@ def lanczos_times(
         drift = np.zeros(len(norms))
     else:
         found, drift = _second_pass(op, block, problem, solved)
-    error = solved.error + drift
-    return Applied(found, error, solved.norm, solved.rigorous, len(alphas), problem.flags(solved))
+    return Applied(
+        found,
+        solved.truncation + solved.rounding + drift,
+        solved.rounding,
+        solved.norm,
+        solved.rigorous,
+        len(alphas),
+        problem.flags(solved),
+    )
 
 
 def _item(block: Array) -> int:
@@ -162,14 +176,15 @@ class _Solved:
     """Coefficients in the basis, shape (m, R), with errors, norms, and all Ritz values."""
 
     coefficients: Host
-    error: Host
+    truncation: Host
+    rounding: Host
     norm: Host
     rigorous: bool
     low: float
     high: float
 
     def within(self, rtol: float) -> bool:
-        return bool(np.all(self.error <= rtol * self.norm))
+        return bool(np.all(self.truncation <= rtol * self.norm))
 
 
 @dataclass(frozen=True)
@@ -190,18 +205,23 @@ class _Small:
         low = float(min((pair.values[0] for pair in seen), default=math.inf))
         high = float(max((pair.values[-1] for pair in seen), default=-math.inf))
         known = UNBOUNDED if self.escaped(low, high) else self.known
-        table, errors = np.zeros((size, len(pairs)), dtype=complex), np.zeros(len(pairs))
+        table = np.zeros((size, len(pairs)), dtype=complex)
+        truncation, rounding = np.zeros((2, len(pairs)))
         rigorous = True
         for r, (factor, pair, norm) in enumerate(zip(factors, pairs, self.norms, strict=True)):
             if norm == 0:
                 continue
             c = pair.coefficients(self.f, self._floor(known))
-            error, proved = self._error(factor, pair, c, known)
             table[: len(c), r] = norm * c
-            errors[r] = norm * error
+            # For a block of norm 1.
+            noise = pair.rounding(self.f, self.unit, self._floor(known))
+            noise += 10 * self.unit * float(np.linalg.norm(c))
+            left, proved = self._truncation(factor, pair, c, known, noise)
+            truncation[r], rounding[r] = norm * left, norm * noise
             rigorous = rigorous and proved
         table = table if self.f.own and np.any(table.imag) else table.real
-        return _Solved(table, errors, np.linalg.norm(table, axis=0), rigorous, low, high)
+        norms = np.linalg.norm(table, axis=0)
+        return _Solved(table, truncation, rounding, norms, rigorous, low, high)
 
     def escaped(self, low: float, high: float) -> bool:
         """Whether a Ritz value lies outside the interval that was taken for granted."""
@@ -229,32 +249,31 @@ class _Small:
         flags: tuple[str, ...] = (ESCAPED,) if self.escaped(low, high) else ()
         if self.f.pole and abs(low) <= self.noise(low, high) and high > low:
             flags = (*flags, SINGULAR)
+        elif np.any(solved.rounding > ROUGH * solved.norm):
+            flags = (*flags, ILL_CONDITIONED)
         return flags
 
-    def _error(
-        self, factor: Tridiagonal, pair: _Ritz, c: Host, known: SpectralBounds
+    def _truncation(
+        self, factor: Tridiagonal, pair: _Ritz, c: Host, known: SpectralBounds, noise: float
     ) -> tuple[float, bool]:
-        """Return the error norm for ``|b| = 1``, and whether it is a bound."""
-        m, low = len(c), self._floor(known)
+        """Return the norm of what later steps would change, and whether it is a bound."""
+        m = len(c)
         if not np.all(np.isfinite(c)):
             return math.inf, False
-        rounding = pair.rounding(self.f, self.unit, low)
-        rounding += 10 * self.unit * float(np.linalg.norm(c))
         polynomial = self.f.degree is not None and self.f.degree < m
         ended = factor.residual <= 100 * self.unit * float(np.abs(pair.values).max())
-        ended = ended or (m >= self.n and self.n <= EXACT_UP_TO)
-        if polynomial or ended:
-            return rounding, True
+        if polynomial or ended or (m >= self.n and self.n <= EXACT_UP_TO):
+            return 0.0, True
         bound = _residual_bound(self.f, factor, pair, known)
         if math.isfinite(bound):
-            return bound + rounding, True
-        noise = max(rounding, 100 * self.unit * float(np.linalg.norm(c)))
-        guess = _extrapolated(self.f, factor, c, low, noise)
+            return bound, True
+        noise = max(noise, 100 * self.unit * float(np.linalg.norm(c)))
+        guess = _extrapolated(self.f, factor, c, self._floor(known), noise)
         # The smallest Ritz value in place of the smallest eigenvalue: no bound, but it sees what
         # an extrapolation overlooks where convergence comes in stairs.
         seen = replace(UNBOUNDED, low=float(pair.values[0]), low_rigorous=True)
         bound = _residual_bound(self.f, factor, pair, seen)
-        return max(guess, bound if math.isfinite(bound) else 0.0) + rounding, False
+        return max(guess, bound if math.isfinite(bound) else 0.0), False
 
 
 def infinite(f: ScalarFunction, low: float, high: float) -> str:

@@ -178,9 +178,10 @@ def test_gradient_through_composed_operators(name, way, dtype, layout):
 
 @pytest.mark.parametrize("dtype", DOUBLES, ids=str)
 @pytest.mark.parametrize("way", ["exact", "lanczos"])
-def test_gradient_with_respect_to_the_shift(way, dtype):
-    a, shift = positive(dtype), torch.tensor(0.7, dtype=torch.float64, requires_grad=True)
-    eigenvalues = np.linspace(0.5, 3, N) + 0.7
+@pytest.mark.parametrize("number", [0.7, 0.0])
+def test_gradient_with_respect_to_the_shift(way, dtype, number):
+    a, shift = positive(dtype), torch.tensor(number, dtype=torch.float64, requires_grad=True)
+    eigenvalues = np.linspace(0.5, 3, N) + number
     forms = {
         "dense": a,
         "without a history": a.detach(),

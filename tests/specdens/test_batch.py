@@ -238,13 +238,14 @@ def test_gradients_of_stacks(way, dtype):
     assert torch.allclose(found, expected, rtol=1e-4, atol=1e-6)
 
 
+@pytest.mark.parametrize("number", [0.5, 0.0])
 @pytest.mark.parametrize("way", WAYS)
-def test_gradient_with_respect_to_a_common_shift(way):
+def test_gradient_with_respect_to_a_common_shift(way, number):
     a = torch.tensor(definite())
-    shift = torch.tensor(0.5, dtype=torch.float64, requires_grad=True)
+    shift = torch.tensor(number, dtype=torch.float64, requires_grad=True)
     (found,) = torch.autograd.grad(logdet(a, shift=shift, **WAYS[way]).sum(), shift)
     eye = torch.eye(N, dtype=torch.float64)
-    expected = torch.linalg.inv(a + 0.5 * eye).diagonal(dim1=-2, dim2=-1).sum()
+    expected = torch.linalg.inv(a + number * eye).diagonal(dim1=-2, dim2=-1).sum()
     assert found.item() == pytest.approx(expected.item())
 
 
