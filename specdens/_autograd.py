@@ -482,8 +482,9 @@ class _Sampled:
         error, size = float(np.linalg.norm(errors)), float(np.linalg.norm(sizes))
         if error <= DOUBTFUL * size:
             return
+        share = f"{error / size:.0%}" if math.isfinite(error) and size > 0 else "any amount"
         msg = (
-            f"the gradient of tr {self.f.name}(A) may be off by {error / size:.0%}: "
+            f"the gradient of tr {self.f.name}(A) may be off by {share}: "
             f"{self.steps} Lanczos steps do not resolve its derivative. "
             f"Raise moments (now {2 * self.steps}), add a shift, or use method='exact'."
         )
