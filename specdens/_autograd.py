@@ -11,30 +11,32 @@ Gardner et al., GPyTorch, NeurIPS 2018 (section 4), for log; Hutchinson (1989).
 
 from __future__ import annotations
 
-import copy
 import math
 import sys
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cache, partial
-from typing import Any, TypeAlias
+from typing import Any
 
 import numpy as np
 
 from specdens._arrays import Array, column_dots, is_array, is_complex, namespace, to_host
-from specdens._probes import Probes, gaussian
-from specdens.adapters import (
-    DenseOperator,
-    ExplicitOperator,
-    ForeignOperator,
-    TorchSparseOperator,
+from specdens._histories import (
+    SparseEntries,
+    Tensor,
+    entries_of,
+    has_history,
+    leaves,
+    with_history,
 )
+from specdens._probes import Probes, gaussian
+from specdens.adapters import DenseOperator, ExplicitOperator
 from specdens.exact import dense_of
 from specdens.lanczos import tridiagonalize
 from specdens.linear_operator import LinearOperator
 from specdens.matrix_function import function_times
-from specdens.operators import Adjoint, Gram
+from specdens.operators import Gram
 from specdens.preparation import Problem, plain_number
 from specdens.quadrature import gauss
 from specdens.results import AccuracyWarning, Estimate
@@ -42,8 +44,6 @@ from specdens.sampling import block_width, probes_for
 from specdens.scalar_functions import ScalarFunction
 
 __all__ = ["with_gradient", "with_gradients"]
-
-Tensor: TypeAlias = Any
 
 DOUBTFUL = 0.1
 """Relative error of ``f'(A) z`` by truncation above which `backward` warns."""
@@ -126,28 +126,7 @@ def _is_followed(op: LinearOperator, shift: Any) -> bool:
     """Whether autograd is on and anything here has a history."""
     if not _is_on(op.xp):
         return False
-    return getattr(shift, "requires_grad", False) or any(
-        leaf.differentiable if isinstance(leaf, ForeignOperator) else _source(leaf) is not None
-        for leaf in _leaves(op)
-    )
-
-
-def _source(op: LinearOperator) -> Tensor | None:
-    return op.source if isinstance(op, ExplicitOperator) else None
-
-
-def _parts(op: LinearOperator) -> list[LinearOperator]:
-    """Return the operators that op is composed of."""
-    lists = [v if isinstance(v, (list, tuple)) else [v] for v in vars(op).values()]
-    return [part for found in lists for part in found if isinstance(part, LinearOperator)]
-
-
-def _leaves(op: LinearOperator) -> Iterator[LinearOperator]:
-    parts = _parts(op)
-    if not parts:
-        yield op
-    for part in parts:
-        yield from _leaves(part)
+    return getattr(shift, "requires_grad", False) or has_history(op)
 
 
 def _part(f: ScalarFunction, part: str) -> ScalarFunction:
@@ -250,69 +229,6 @@ def _no_derivatives() -> list[Tensor]:
     raise ValueError(msg)
 
 
-# --- Entries of a matrix ----------------------------------------------------------------------
-
-
-class _Dense:
-    """All entries of a dense matrix."""
-
-    def __init__(self, op: DenseOperator) -> None:
-        self.op, self.live = op, op.source
-
-    def of(self, matrix: Tensor) -> Tensor:
-        return matrix
-
-    def outer(self, g: Tensor, z: Tensor) -> Tensor:
-        """Return those of ``g z^H``."""
-        return g @ z.mH
-
-    def polynomial(self, constant: float, slope: float) -> Tensor:
-        """Return those of ``constant I + slope A``."""
-        a = slope * self.op.array
-        a.diagonal().add_(constant)
-        return a
-
-
-class _Sparse:
-    """The stored entries of a sparse matrix."""
-
-    def __init__(self, op: TorchSparseOperator) -> None:
-        self.op = op
-        self.rows, self.columns = op.array.indices()
-        self.live = None
-        if op.source is not None:
-            self.live = _stored(op.source)
-
-    def of(self, matrix: Tensor) -> Tensor:
-        return matrix[self.rows, self.columns]
-
-    def outer(self, g: Tensor, z: Tensor) -> Tensor:
-        """Return those of ``g z^H``, with no more memory than two of them."""
-        total = g[self.rows, 0] * z[self.columns, 0].conj()
-        for r in range(1, g.shape[1]):
-            total += g[self.rows, r] * z[self.columns, r].conj()
-        return total
-
-    def polynomial(self, constant: float, slope: float) -> Tensor:
-        """Return those of ``constant I + slope A``."""
-        values = self.op.values()
-        return slope * values + constant * (self.rows == self.columns).to(values.dtype)
-
-
-def _stored(source: Tensor) -> Tensor:
-    """Return the stored entries with their history, in the order of the coalesced tensor."""
-    if source.layout == sys.modules["torch"].sparse_csr:
-        return source.values()  # Torch can convert layouts with a history of real numbers only
-    return source.to_sparse_coo().coalesce().values()
-
-
-def _entries(op: LinearOperator) -> _Dense | _Sparse:
-    if isinstance(op, TorchSparseOperator):
-        return _Sparse(op)
-    assert isinstance(op, DenseOperator)
-    return _Dense(op)
-
-
 def _with_shift(live: Tensor | None, shift: Any) -> tuple[list[Tensor], Callable[..., list[Any]]]:
     """Return those of (entries, shift) that have a history, and the same choice of derivatives."""
     wanted = [getattr(tensor, "requires_grad", False) for tensor in (live, shift)]
@@ -329,14 +245,14 @@ def _with_shift(live: Tensor | None, shift: Any) -> tuple[list[Tensor], Callable
 def _exact(value: Tensor, problem: Problem, f: ScalarFunction, shift: Any) -> Tensor:
     op = problem.op
     if not isinstance(op, ExplicitOperator):
-        live, offset = _live(op), shift
-        product = _recomputed(lambda: _plus(live.columns(), offset))
+        live = with_history(op)
+        product = _recomputed(lambda: _plus(live.columns(), shift))
         return _of_product(value, lambda: _derivative(problem, f), product, op)
-    entries = _entries(op)
+    entries = entries_of(op)
     tensors, chosen = _with_shift(entries.live, shift)
 
     def derivatives() -> list[Tensor]:
-        if isinstance(entries, _Sparse) and f.name in {"log", "log|x|"}:
+        if isinstance(entries, SparseEntries) and f.name in {"log", "log|x|"}:
             found = _inverse_on_pattern(problem, entries)
             if found is not None:
                 return chosen(*found)
@@ -382,7 +298,7 @@ def _require_derivative(slopes: Any, f: ScalarFunction) -> None:
 INVERSE_COLUMNS = 64
 
 
-def _inverse_on_pattern(problem: Problem, entries: _Sparse) -> tuple[Tensor, Tensor] | None:
+def _inverse_on_pattern(problem: Problem, entries: SparseEntries) -> tuple[Tensor, Tensor] | None:
     """Return the entries of ``A^-H`` where A has some, and its trace; None on a GPU.
 
     By n solves with the sparse factors, a few columns of the inverse at a time.
@@ -508,7 +424,7 @@ def _by_entries(value: Tensor, sampled: _Sampled, shift: Any) -> Tensor:
     Of a Hermitian matrix the Hermitian part is taken, which is nearer to the truth.
     """
     problem = sampled.problem
-    entries = _entries(problem.op)
+    entries = entries_of(problem.op)
     tensors, chosen = _with_shift(entries.live, shift)
 
     def derivatives() -> list[Tensor]:
@@ -533,7 +449,7 @@ def _by_entries(value: Tensor, sampled: _Sampled, shift: Any) -> Tensor:
 def _by_products(value: Tensor, sampled: _Sampled, shift: Any) -> Tensor:
     """Link the value to the products ``A z``; autograd itself finds what they depend on."""
     op = sampled.problem.op
-    live = _live(op)
+    live = with_history(op)
 
     def product(columns: range) -> Tensor:
         z = sampled.probes.block(columns)
@@ -552,7 +468,7 @@ def _of_product(
     value: Tensor, derivative: Callable[[], Tensor], product: Tensor, op: LinearOperator
 ) -> Tensor:
     """Link the value to a product, which is not kept itself."""
-    dense = [leaf.source for leaf in _leaves(op) if isinstance(leaf, DenseOperator)]
+    dense = [leaf.source for leaf in leaves(op) if isinstance(leaf, DenseOperator)]
     origins = [product.sum(), *(a for a in dense if a is not None)]
     return _linked(value, lambda: [derivative()], [product], origins)
 
@@ -562,72 +478,3 @@ def _recomputed(product: Callable[[], Tensor]) -> Tensor:
     from torch.utils.checkpoint import checkpoint
 
     return checkpoint(product, use_reentrant=False, preserve_rng_state=False)
-
-
-# --- Products with a history ---------------------------------------------------------------------
-
-
-def _live(op: LinearOperator) -> LinearOperator:
-    """Return the same operator whose products autograd can follow."""
-    if isinstance(op, TorchSparseOperator):
-        return op if op.source is None else _LiveSparse(op)
-    if isinstance(op, DenseOperator):
-        return op if op.source is None else DenseOperator(op.source)
-    twin = copy.copy(op)
-    if isinstance(twin, ForeignOperator):
-        twin.keeps_history = True
-    for name, value in vars(op).items():
-        if isinstance(value, LinearOperator):
-            setattr(twin, name, _live(value))
-        elif isinstance(value, (list, tuple)):
-            setattr(twin, name, [_live(v) if isinstance(v, LinearOperator) else v for v in value])
-    return twin
-
-
-class _LiveSparse(LinearOperator):
-    """A sparse tensor; Torch's own derivative of its products would be a dense matrix."""
-
-    def __init__(self, op: TorchSparseOperator) -> None:
-        super().__init__(op.shape, dtype=op.dtype, xp=op.xp, device=op.device)
-        self.hermitian, self.entries = None, _Sparse(op)
-        assert self.entries.live is not None
-        self.live = self.entries.live.to(op.dtype)
-
-    def _matmat(self, x: Array) -> Array:
-        e = self.entries
-        return _sparse_product().apply(self.live, x, e.op, e.outer)
-
-    def _rmatmat(self, x: Array) -> Array:
-        e = self.entries
-        return _sparse_product().apply(
-            self.live.conj(), x, Adjoint(e.op), lambda g, z: e.outer(z, g).conj()
-        )
-
-
-@cache
-def _sparse_product() -> Any:
-    import torch
-    from torch.autograd.function import once_differentiable
-
-    class SparseProduct(torch.autograd.Function):
-        """``A x``, and the derivative with respect to the stored entries alone."""
-
-        @staticmethod
-        def forward(
-            ctx: Any,
-            values: Tensor,
-            x: Tensor,
-            op: LinearOperator,
-            outer: Callable[[Tensor, Tensor], Tensor],
-        ) -> Tensor:
-            ctx.save_for_backward(x)
-            ctx.op, ctx.outer = op, outer
-            return op.matmat(x)
-
-        @staticmethod
-        @once_differentiable
-        def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor | None, ...]:
-            (x,) = ctx.saved_tensors
-            return ctx.outer(upstream, x), ctx.op.rmatmat(upstream), None, None
-
-    return SparseProduct

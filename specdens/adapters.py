@@ -216,7 +216,7 @@ class TorchSparseOperator(ExplicitOperator):
             result_dtype=result_dtype(xp, a.dtype),
         )  # fmt: skip
         self.hermitian = None
-        self.source = _with_history(a)
+        self.source = _source(a)
 
     def _matmat(self, x: Array) -> Array:
         return self.array @ x
@@ -404,11 +404,11 @@ def _dense(a: Any) -> LinearOperator:
         msg = f"A has shape {tuple(numbers.shape)}; expected two dimensions."
         raise ValueError(msg)
     op = DenseOperator(numbers)
-    op.source = _with_history(a)
+    op.source = _source(a)
     return op
 
 
-def _with_history(a: Any) -> Any:
+def _source(a: Any) -> Any:
     """Return a Torch tensor that requires a gradient, and None for anything else."""
     return a if getattr(a, "requires_grad", False) else None
 

@@ -8,10 +8,10 @@ import pytest
 ROOT = Path(__file__).parents[1]
 
 SPECDENS = """
-    _arrays _probes chebyshev results linear_operator adapters operators lanczos quadrature moments
-    bounds exact preparation sampling scalar_functions truncation estimation matrix_function
-    _autograd _batch functions logdet trace spectral_density density counting __init__ testing
-    plotting files cli __main__
+    _arrays _probes chebyshev results linear_operator adapters operators _histories lanczos
+    quadrature moments bounds exact preparation sampling scalar_functions truncation estimation
+    matrix_function _autograd _batch functions logdet trace spectral_density density counting
+    __init__ testing plotting files cli __main__
 """
 
 SEND = """
