@@ -21,7 +21,15 @@ from specdens.linear_operator import LinearOperator
 from specdens.results import UNBOUNDED, SpectralBounds
 from specdens.scalar_functions import ScalarFunction, require_domain
 
-__all__ = ["Applied", "combined", "function_times", "infinite", "lanczos_times", "values_of"]
+__all__ = [
+    "Applied",
+    "change_by_rounding",
+    "combined",
+    "function_times",
+    "infinite",
+    "lanczos_times",
+    "values_of",
+]
 
 Host: TypeAlias = np.ndarray[Any, Any]
 
@@ -309,10 +317,15 @@ class _Ritz:
 
     def rounding(self, f: ScalarFunction, unit: float, low: float) -> float:
         """Return how far products rounded to 100 units of the norm of A move the result."""
-        x = np.maximum(self.values, low)
-        change = values_of(f, x + 100 * unit * np.abs(x).max()) - values_of(f, x)
-        change = np.where(np.isfinite(change), change, 0.0)
+        change = change_by_rounding(f, np.maximum(self.values, low), unit)
         return float(np.linalg.norm(change * self.vectors[0]))
+
+
+def change_by_rounding(f: ScalarFunction, x: Host, unit: float) -> Host:
+    """Return what f changes where eigenvalues move by 100 units of the largest; 0 at poles."""
+    with np.errstate(invalid="ignore"):
+        change = np.abs(values_of(f, x + 100 * unit * np.abs(x).max()) - values_of(f, x))
+    return np.where(np.isfinite(change), change, 0.0)
 
 
 def values_of(f: ScalarFunction, x: Host) -> Host:
