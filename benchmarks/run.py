@@ -7,7 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-QUICK = ("bounds", "lu_fill", "ees", "truncation")
+QUICK = ("bounds", "lu_fill", "inertia", "ees", "truncation")
 
 
 def main() -> None:

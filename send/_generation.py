@@ -26,6 +26,7 @@ from send.embeddings import (
     check_pooling,
     device_of,
     evaluating,
+    learned_positions,
     pool,
     positions,
 )
@@ -44,7 +45,8 @@ class Answers:
     Attributes
     ----------
     answers : list of str, length P
-        Without special tokens and without white space at the ends.
+        Without special tokens, but for unknown and pad ones that were generated before the end;
+        without white space at the ends.
     embeddings : torch.Tensor, shape (P, d)
         float32, on the CPU.
     mean_nll : torch.Tensor, shape (P,)
@@ -60,11 +62,6 @@ class Answers:
     mean_nll: torch.Tensor
     lengths: torch.Tensor
     ended: torch.Tensor
-
-    @property
-    def perplexity(self) -> torch.Tensor:
-        """Exponential of the mean negative log-likelihood of a token, shape (P,)."""
-        return self.mean_nll.exp()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -161,14 +158,11 @@ def answer(
 
 def _check_fit(model: PreTrainedModel, rows: Sequence[list[int]], max_new_tokens: int) -> None:
     """Refuse prompts that would run out of learned positions; rotary models have no such end."""
-    limit = getattr(model.config, "max_position_embeddings", None)
-    if limit is None or getattr(model.config, "rope_parameters", None) is not None:
-        return
-    longest = max(map(len, rows), default=0)
+    longest, limit = max(map(len, rows), default=0), learned_positions(model)
     require(
         longest + max_new_tokens <= limit,
         f"the longest prompt has {longest} tokens, which with max_new_tokens = {max_new_tokens} "
-        f"exceeds the {limit} positions of {type(model).__name__}; shorten either.",
+        f"exceeds the {limit:.0f} positions of {type(model).__name__}; shorten either.",
     )
 
 
@@ -332,5 +326,11 @@ def _mean_nll(nll: torch.Tensor, counted: torch.Tensor, with_end: torch.Tensor) 
 def _decoded(
     tokenizer: PreTrainedTokenizerBase, new: torch.Tensor, lengths: torch.Tensor
 ) -> list[str]:
-    ids = [row[:length] for row, length in zip(new.tolist(), lengths.tolist(), strict=True)]
-    return [tokenizer.decode(row, skip_special_tokens=True).strip() for row in ids]
+    # An unknown or a pad token is no end: without it a made-up answer would look like an empty one.
+    told = {tokenizer.unk_token_id, tokenizer.pad_token_id}
+    left_out = set(tokenizer.all_special_ids) - told
+    ids = [
+        [i for i in row[:length] if i not in left_out]
+        for row, length in zip(new.tolist(), lengths.tolist(), strict=True)
+    ]
+    return [tokenizer.decode(row).strip() for row in ids]

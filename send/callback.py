@@ -28,13 +28,19 @@ from send.data import as_dataset
 from send.embeddings import check_pooling
 from send.hidden import PENULTIMATE
 from send.masking import SensitivityMask
-from send.sensitivity import SensitivityTracker, check_fraction, most_sensitive
-from send.tracking import TrackingSet, read_rows
+from send.sampling import check_generation
+from send.sensitivity import (
+    SensitivityTracker,
+    check_count,
+    check_fraction,
+    most_sensitive,
+)
+from send.tracking import TrackingSet, read_rows, with_fitting_prompts
 
 if TYPE_CHECKING:
     from datasets import Dataset
 
-__all__ = ["SendCallback"]
+__all__ = ["SendCallback", "steps_between"]
 
 logger = logging.getLogger(__name__)
 
@@ -79,6 +85,8 @@ class SendCallback(TrainerCallback):  # type: ignore[misc]  # mypy does not foll
         neither; off unless given, since a falling score does not mean less hallucination.
     max_length : int, optional
         Tokens of a tracking row beyond it are cut off.
+    completion_only_loss : bool
+        Whether the tracking loss of a prompt and its completion is that of the completion.
     batch_size : int
         Tracking rows at once.
     seed : int
@@ -141,17 +149,19 @@ class SendCallback(TrainerCallback):  # type: ignore[misc]  # mypy does not foll
         stop_loss: float | None = None,
         stop_score: float | None = None,
         max_length: int | None = 1024,
+        completion_only_loss: bool = True,
         batch_size: int = 16,
         seed: int = 0,
         resume_from: str | Path | None = None,
     ) -> None:
         check_fraction(drop_fraction)
         check_pooling(pooling)
+        check_generation(num_samples=num_samples, max_new_tokens=max_new_tokens, seed=seed)
         self.tracker = SensitivityTracker(window, aggregate=aggregate)
         self.tracking_dataset = as_dataset(tracking_dataset)
         self.drop_fraction = drop_fraction
         self.hold = hold
-        self.steps = _steps(every)
+        self.steps = steps_between(every)
         self.layer = layer
         self.pooling = pooling
         self.rescale = rescale
@@ -161,6 +171,7 @@ class SendCallback(TrainerCallback):  # type: ignore[misc]  # mypy does not foll
         self.stop_loss = stop_loss
         self.stop_score = stop_score
         self.max_length = max_length
+        self.completion_only_loss = completion_only_loss
         self.batch_size = batch_size
         self.seed = seed
         self.resume_from = resume_from
@@ -170,12 +181,18 @@ class SendCallback(TrainerCallback):  # type: ignore[misc]  # mypy does not foll
         self._check()
 
     def _check(self) -> None:
-        if self.hold < 1:
-            msg = f"hold is {self.hold}; expected at least 1 checkpoint."
-            raise ValueError(msg)
+        lowest = {"hold": 1, "score_prompts": 0, "batch_size": 1}
+        if self.max_length is not None:
+            lowest["max_length"] = 2  # the first token is not predicted
+        for name, low in lowest.items():
+            check_count(name, getattr(self, name), low)
         if (self.stop_loss is None) != (self.stop_score is None):
             msg = "stop_loss and stop_score work together; pass both tolerances, or neither."
             raise ValueError(msg)
+        for name, value in {"stop_loss": self.stop_loss, "stop_score": self.stop_score}.items():
+            if value is not None and not value >= 0:
+                msg = f"{name} is {value}; expected a tolerance of at least 0, or None."
+                raise ValueError(msg)
         if self.stop_score is not None and self.score_prompts == 0:
             msg = "stop_score needs a score, but score_prompts is 0; expected at least 1 prompt."
             raise ValueError(msg)
@@ -192,6 +209,7 @@ class SendCallback(TrainerCallback):  # type: ignore[misc]  # mypy does not foll
         self.history = []
         self._tracking = self._read(model, tokenizer)
         self.mask = SensitivityMask(model, self.layer, rescale=self.rescale)
+        self._check_share(self.mask.size)
         if state.global_step > 0:
             folder = find_checkpoint(self._places(args, state), state.global_step)
             self._restore(folder, model, state)
@@ -238,15 +256,18 @@ class SendCallback(TrainerCallback):  # type: ignore[misc]  # mypy does not foll
                 step=state.global_step,
                 embeddings=self.tracker.checkpoints,
                 history=self.history,
-                identity=self._tracking.identity,
+                identity=self._identity(),
             )
             write_state(saved, folder)
 
     def on_train_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **event: Any
     ) -> None:
-        """Leave the model as it came, without a hook."""
+        """Leave the model as it came, without a hook; mend the best one, if that was loaded."""
         self.close()
+        # By now `Trainer` has loaded the best model, and has not deleted its checkpoint.
+        if args.load_best_model_at_end and state.best_model_checkpoint is not None:
+            load_renamed_weights(event["model"], Path(state.best_model_checkpoint))
 
     def close(self) -> None:
         """Take the mask off the model; only a training that ended by an exception needs this."""
@@ -317,8 +338,16 @@ class SendCallback(TrainerCallback):  # type: ignore[misc]  # mypy does not foll
     def _read(self, model: Any, tokenizer: PreTrainedTokenizerBase | None) -> TrackingSet:
         positions = getattr(model.config, "max_position_embeddings", None)
         lengths = [n for n in (self.max_length, positions) if n is not None]
+        rows = read_rows(
+            self.tracking_dataset,
+            tokenizer,
+            max_length=min(lengths, default=None),
+            completion_only_loss=self.completion_only_loss,
+        )
+        if self.score_prompts and tokenizer is not None:
+            rows = with_fitting_prompts(rows, model, tokenizer, self.max_new_tokens)
         return TrackingSet(
-            rows=read_rows(self.tracking_dataset, tokenizer, max_length=min(lengths, default=None)),
+            rows=rows,
             layer=self.layer,
             pooling=self.pooling,
             batch_size=self.batch_size,
@@ -328,6 +357,30 @@ class SendCallback(TrainerCallback):  # type: ignore[misc]  # mypy does not foll
             seed=self.seed,
         )
 
+    def _check_share(self, size: int) -> None:
+        """Refuse, before the first step, a share of the indices that is none or all of them."""
+        dropped = round(self.drop_fraction * size)
+        if self.drop_fraction and not 0 < dropped < size:
+            what = "none" if dropped == 0 else "all"
+            msg = (
+                f"drop_fraction is {self.drop_fraction}, which of the {size} embedding indices of "
+                f"this model drops {what}; expected 0 for plain training, or from "
+                f"{1 / size:.2g} to {1 - 1 / size:.4g}."
+            )
+            raise ValueError(msg)
+
+    def _identity(self) -> Row:
+        """Return what must be the same for a training to go on as if it had not been stopped."""
+        return {
+            **self._tracking.identity,
+            "drop_fraction": self.drop_fraction,
+            "window": self.tracker.window,
+            "hold": self.hold,
+            "every": self.steps or "epoch",
+            "aggregate": self.tracker.aggregate,
+            "rescale": self.rescale,
+        }
+
     def _places(self, args: TrainingArguments, state: TrainerState) -> list[str | Path]:
         if self.resume_from is not None:
             return [self.resume_from]
@@ -336,7 +389,7 @@ class SendCallback(TrainerCallback):  # type: ignore[misc]  # mypy does not foll
 
     def _restore(self, folder: Path, model: nn.Module, state: TrainerState) -> None:
         saved = read_state(folder)
-        now = self._tracking.identity
+        now = self._identity()
         differing = [name for name, value in now.items() if saved.identity.get(name) != value]
         if differing:
             what = " and ".join(differing)
@@ -361,18 +414,20 @@ class SendCallback(TrainerCallback):  # type: ignore[misc]  # mypy does not foll
         return self.mask
 
     def _warn_if_idle(self, state: TrainerState) -> None:
+        # The mask chosen at the last checkpoint would come after the last step.
         planned = state.max_steps // self.steps if self.steps else state.num_train_epochs
         if self.drop_fraction and planned < self.tracker.window:
             logger.warning(
-                "this training has %d checkpoints after the start, but the first mask comes with "
-                "number %d: nothing will be dropped. Train longer, or pass every=<steps>.",
+                "nothing will be dropped: a mask needs window = %d checkpoints, the start being "
+                "one, and training after them, but this training ends %d checkpoints after its "
+                "start. Train longer, or pass a smaller every=<steps>.",
+                self.tracker.window,
                 planned,
-                self.tracker.window - 1,
             )
 
 
-def _steps(every: str | int) -> int | None:
-    """Return the number of steps between checkpoints, None for epochs."""
+def steps_between(every: str | int) -> int | None:
+    """Return the number of steps between checkpoints, None for epochs; refuse anything else."""
     if every == "epoch":
         return None
     if not str(every).isdecimal() or int(every) < 1:

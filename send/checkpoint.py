@@ -145,15 +145,16 @@ def load_renamed_weights(model: nn.Module, folder: Path) -> None:
     """Load those weights of a checkpoint that `Trainer` has passed over, because of their names.
 
     Transformers saves some architectures under older names than it has in memory (GPT-NeoX its
-    ``lm_head`` as ``embed_out``). Only ``from_pretrained`` knows of it: `Trainer` resumes by name,
-    and leaves such a weight, with a line in the log, at what it was before the training.
+    ``lm_head`` as ``embed_out``). Only ``from_pretrained`` knows of it: `Trainer` loads by name,
+    to resume as well as to end with the best model, and leaves such a weight, with a line in the
+    log, as it is.
 
     Parameters
     ----------
     model : nn.Module
-        The model of a `Trainer` that resumes. One inside a wrapper is loaded by other ways.
+        The model of a `Trainer`. One inside a wrapper is loaded by other ways.
     folder : Path
-        The checkpoint folder that it resumes from.
+        The checkpoint folder that the trainer has loaded.
     """
     saved: set[str] = set()
     for file in folder.glob("model*.safetensors"):

@@ -66,6 +66,9 @@ class TrainOptions:
     tracking_data: str | None = field(
         default=None, metadata={"help": "Rows to track sensitivity on, not trained on."}
     )
+    eval_data: str | None = field(
+        default=None, metadata={"help": "Rows to evaluate on, as --eval_strategy says."}
+    )
     limit: int | None = field(default=None, metadata={"help": "Use the first so many rows."})
     resume: bool = field(default=False, metadata={"help": "From the last complete checkpoint."})
 
@@ -92,8 +95,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"send: no command {given[0]!r}; expected demo, score or train", file=sys.stderr)
         return 2
     logging.basicConfig(level=logging.WARNING, format="%(name)s: %(message)s")
+    from safetensors import SafetensorError
+
     try:
         commands[given[0]](given[1:])
+    except SafetensorError as error:
+        print(f"send: a file of weights or of a checkpoint is broken: {error}", file=sys.stderr)
+        return 2
     except (ValueError, TypeError, OSError, ImportError) as error:
         print(f"send: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
@@ -104,8 +112,32 @@ def _parsed(command: str, kinds: Sequence[type], arguments: list[str]) -> tuple[
     """Return options from flags and, below them, from a YAML file given by --config."""
     from trl import TrlParser
 
+    def refuse(message: str) -> None:
+        msg = f"{message}; send {command} --help lists the options."
+        raise ValueError(msg)
+
+    if "--config" in arguments:
+        _check_config(arguments[arguments.index("--config") + 1 :])
     parser = TrlParser(kinds, prog=f"send {command}", allow_abbrev=False)
+    parser.error = refuse  # argparse would print the whole usage
     return tuple(parser.parse_args_and_config(arguments))
+
+
+def _check_config(following: list[str]) -> None:
+    """Refuse a file of settings that is not there, or does not hold settings."""
+    import yaml
+
+    if not following or not Path(following[0]).is_file():
+        msg = f"--config is followed by {(following or ['nothing'])[0]}; expected a YAML file."
+        raise ValueError(msg)
+    try:
+        settings = yaml.safe_load(Path(following[0]).read_text(encoding="utf-8-sig"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        msg = f"{following[0]} is not YAML: {error}"
+        raise ValueError(msg) from error
+    if not isinstance(settings, dict):
+        msg = f"{following[0]} holds no settings; expected lines such as 'seed: 1'."
+        raise ValueError(msg)
 
 
 def _demo(arguments: list[str]) -> None:
@@ -121,13 +153,9 @@ def _demo(arguments: list[str]) -> None:
 
 def _score(arguments: list[str]) -> None:
     (options,) = _parsed("score", [ScoreOptions], arguments)
-    prompts = [*options.prompts, *_prompts_of(options.data)][: options.limit]
-    if not prompts:
-        msg = "there is nothing to score: pass --prompts 'a prompt' ... or --data FILE."
-        raise ValueError(msg)
-    if options.output is not None and Path(options.output).suffix not in {".json", ".csv"}:
-        msg = f"--output is {options.output}; expected a file that ends in .json or .csv."
-        raise ValueError(msg)
+    prompts = _prompts(options)
+    _check_output(options.output)
+    _check_device(options.device)
     from send.scorer import HallucinationScorer
 
     scorer = HallucinationScorer.from_pretrained(
@@ -150,18 +178,58 @@ def _score(arguments: list[str]) -> None:
     )
     if options.output is None:
         print(table)
-    elif options.output.endswith(".csv"):
-        table.to_pandas().to_csv(options.output, index=False)
+    elif options.output.lower().endswith(".csv"):
+        table.to_csv(options.output)
     else:
         table.to_json(options.output)
 
 
-def _prompts_of(data: str | None) -> list[str]:
+def _prompts(options: ScoreOptions) -> list[Any]:
+    if options.limit is not None and options.limit < 1:
+        msg = f"--limit is {options.limit}; expected at least 1 prompt."
+        raise ValueError(msg)
+    prompts = [*options.prompts, *_prompts_of(options.data)][: options.limit]
+    if not prompts:
+        msg = "there is nothing to score: pass --prompts 'a prompt' ... or --data FILE."
+        raise ValueError(msg)
+    return prompts
+
+
+def _check_output(output: str | None) -> None:
+    """Refuse, before anything is computed, a file that could not be written."""
+    if output is None:
+        return
+    if Path(output).suffix.lower() not in {".json", ".csv"}:
+        msg = f"--output is {output}; expected a file that ends in .json or .csv."
+        raise ValueError(msg)
+    if not Path(output).parent.is_dir():
+        msg = f"--output is {output}, but there is no folder {Path(output).parent}; make it first."
+        raise ValueError(msg)
+
+
+def _check_device(device: str | None) -> None:
+    import torch
+
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0]
+        msg = (
+            f"--device {device} cannot be used ({reason:.120}); expected cpu, or one that is here."
+        )
+        raise ValueError(msg) from error
+
+
+def _prompts_of(data: str | None) -> list[Any]:
     """Return the prompts in a file of rows, or the lines of a plain text."""
     if data is None:
         return []
-    if data.endswith(".txt"):
-        lines = Path(data).read_text(encoding="utf-8").splitlines()
+    if data.lower().endswith(".txt"):
+        try:
+            lines = Path(data).read_text(encoding="utf-8-sig").splitlines()
+        except UnicodeDecodeError as error:
+            msg = f"{data} is not UTF-8 ({error}); save it in that encoding."
+            raise ValueError(msg) from error
         return [line for line in lines if line.strip()]
     from send.data import load_prompts
 
@@ -177,6 +245,7 @@ def _train(arguments: list[str]) -> None:
         options.model,
         load_texts(options.data, limit=options.limit),
         tracking_dataset=options.tracking_data,
+        eval_dataset=options.eval_data,
         config=config,
         resume_from_checkpoint=options.resume or None,
     )

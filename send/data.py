@@ -28,6 +28,15 @@ PROMPTS = (("prompt",), ("question",), ("user_query",), ("text",))
 BUILDERS = {".json": "json", ".jsonl": "json", ".csv": "csv", ".parquet": "parquet"}
 
 
+CHAT = "messages, each with a role and a content"
+EXPECTED = {
+    "sentences": "a list of texts",
+    "messages": CHAT,
+    "prompt": f"text, or {CHAT}",
+    "completion": f"text, or {CHAT}",
+}
+
+
 def load_texts(
     path_or_name: str | Path, *, split: str = "train", limit: int | None = None
 ) -> Dataset:
@@ -69,7 +78,7 @@ def load_texts(
 
 def load_prompts(
     path_or_name: str | Path, *, split: str = "train", limit: int | None = None
-) -> list[str]:
+) -> list[Any]:
     r"""Return the prompts of a file, of a folder of such files, or of a data set on the hub.
 
     Parameters
@@ -79,8 +88,9 @@ def load_prompts(
 
     Returns
     -------
-    list of str
-        The first column there is of ``prompt``, ``question``, ``user_query`` and ``text``.
+    list of str, or of chats
+        The first column there is of ``prompt``, ``question``, ``user_query`` and ``text``; a
+        prompt of messages stays a list of them. Empty ones are left out, with a warning in the log.
 
     Raises
     ------
@@ -106,7 +116,7 @@ def _read(path_or_name: str | Path, split: str, limit: int | None) -> Dataset:
     path = Path(path_or_name)
     dataset = (
         _from_file(path, split)
-        if path.is_file() or path.suffix in BUILDERS
+        if path.is_file() or (path.suffix.lower() in BUILDERS and not path.is_dir())
         else _from_name(str(path_or_name), split)
     )
     return dataset if limit is None else dataset.select(range(min(limit, len(dataset))))
@@ -119,19 +129,34 @@ def _from_file(path: Path, split: str) -> Dataset:
     if not path.is_file():
         msg = f"there is no file {path}; expected a path to {', '.join(BUILDERS)}."
         raise FileNotFoundError(msg)
-    if path.suffix not in BUILDERS:
+    suffix = path.suffix.lower()
+    if suffix not in BUILDERS:
         msg = f"{path} ends in {path.suffix!r}; expected one of {', '.join(BUILDERS)}."
         raise ValueError(msg)
     if not path.stat().st_size:
         msg = f"{path} is empty; expected at least one row of text."
         raise ValueError(msg)
     try:
-        if path.suffix != ".parquet":
+        if suffix != ".parquet":
             _require_utf8(path)
-        return load_dataset(BUILDERS[path.suffix], data_files=str(path), split=split)
+        if suffix == ".csv":
+            return _from_csv(path, split)
+        return load_dataset(BUILDERS[suffix], data_files=str(path), split=split)
     except (DatasetGenerationError, ValueError) as error:
         msg = f"{path} cannot be read: {_reason(path, error)}"
         raise ValueError(msg) from error
+
+
+def _from_csv(path: Path, split: str) -> Dataset:
+    """Read every cell as the text that it is; datasets would take NA and 12 for something else."""
+    from datasets import Dataset
+    from pandas import read_csv
+
+    if split != "train":
+        msg = f"there is no split {split!r}; a single file is the split 'train'."
+        raise ValueError(msg)
+    frame = read_csv(path, dtype=str, keep_default_na=False, encoding="utf-8-sig")
+    return Dataset.from_pandas(frame, preserve_index=False)
 
 
 def _require_utf8(path: Path) -> None:
@@ -143,7 +168,7 @@ def _require_utf8(path: Path) -> None:
 
 def _reason(path: Path, error: Exception) -> str:
     """Return in one line what is wrong with a file, with the line number where it can be found."""
-    if BUILDERS[path.suffix] == "json":
+    if BUILDERS[path.suffix.lower()] == "json":
         fault = _json_fault(path.read_text(encoding="utf-8", errors="replace"))
         if fault is not None:
             return fault
@@ -188,11 +213,14 @@ def _known_columns(dataset: Dataset, name: str, shapes: Sequence[tuple[str, ...]
         )
         raise ValueError(msg)
     dataset = dataset.select_columns(list(shape))
-    for column, feature in dataset.features.items():
-        kind = getattr(feature, "dtype", "list")
-        if kind not in {"list", "string", "large_string"}:
-            msg = f"column {column} of {name} holds {kind}; expected text."
-            raise ValueError(msg)
+    for number, row in enumerate(dataset):
+        for column, value in row.items():
+            if value is not None and not _is_content(value, column):
+                msg = (
+                    f"column {column} of {name} holds {value!r:.60} in row {number}; "
+                    f"expected {EXPECTED.get(column, 'text')}."
+                )
+                raise ValueError(msg)
     if shape == ("sentences",):
         dataset = dataset.map(_as_text, remove_columns="sentences")
     full = [i for i, row in enumerate(dataset) if all(row.values())]
@@ -203,6 +231,19 @@ def _known_columns(dataset: Dataset, name: str, shapes: Sequence[tuple[str, ...]
         logger.warning("%s: left out %d empty rows", name, len(dataset) - len(full))
         dataset = dataset.select(full)
     return dataset
+
+
+def _is_content(value: Any, column: str) -> bool:
+    """Tell whether a value is what its column should hold: a text, texts, or messages."""
+    if column == "sentences":
+        return isinstance(value, list) and all(isinstance(sentence, str) for sentence in value)
+    if column != "messages" and isinstance(value, str):
+        return True
+    return (
+        column in {"messages", "prompt", "completion"}
+        and isinstance(value, list)
+        and all(isinstance(m, dict) and {"role", "content"} <= m.keys() for m in value)
+    )
 
 
 def _as_text(row: dict[str, list[str] | None]) -> dict[str, str]:
@@ -276,7 +317,7 @@ def as_dataset(data: Dataset | Sequence[Any] | str | Path) -> Dataset:
         )
         raise TypeError(msg)
     if not len(dataset):
-        msg = "the data have no row; expected at least one."
+        msg = "the data have no row; expected a list, data set or file with at least one."
         raise ValueError(msg)
     return dataset
 

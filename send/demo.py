@@ -9,7 +9,8 @@ from __future__ import annotations
 import json
 import time
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
     from send.experiment import Examiner, Schedule
-    from send.trainer import SendResult
+    from send.trainer import SendConfig, SendResult
     from send.world import World
 
 __all__ = ["language", "run", "spectra", "text"]
@@ -143,6 +144,24 @@ def _draw_logdet(ax: Axes, runs: dict[int, specdens.Estimate], truth: float) -> 
 # A model that makes things up --------------------------------------------------------------------
 
 
+@contextmanager
+def _small_scale() -> Iterator[None]:
+    """Compute with one thread and without the bars of data sets, for a while."""
+    import datasets
+    import torch
+
+    threads, bars = torch.get_num_threads(), datasets.are_progress_bars_disabled()
+    datasets.disable_progress_bars()
+    torch.set_num_threads(1)  # a model this small loses more by waiting for a second thread
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+        if not bars:
+            datasets.enable_progress_bars()
+
+
+@_small_scale()
 def language(
     folder: Path, *, seed: int = 0, world: World | None = None, schedule: Schedule | None = None
 ) -> dict[str, Any]:
@@ -165,14 +184,9 @@ def language(
     dict
         For each arm, what was found at every epoch.
     """
-    import datasets
-    import torch
-
-    from send.experiment import Examiner, Schedule, fine_tune, pretrain
+    from send.experiment import Schedule, pretrain
     from send.world import World, small_model
 
-    datasets.disable_progress_bars()
-    torch.set_num_threads(1)  # a model this small loses more by waiting for a second thread
     world = World(seed, people=200) if world is None else world
     schedule = Schedule() if schedule is None else schedule
     tokenizer = world.tokenizer()
@@ -190,20 +204,7 @@ def language(
         seed=seed,
         folder=folder / "pretrained",
     )
-    found: dict[str, tuple[Examiner, SendResult]] = {}
-    for arm, share in ARMS.items():
-        print(f"   Fine-tuning on the new people, {arm}:")
-        examiner = Examiner(world, schedule, seed=seed)
-        result = fine_tune(
-            world,
-            folder / "pretrained",
-            examiner,
-            schedule,
-            drop_fraction=share,
-            seed=seed,
-            folder=folder / arm,
-        )
-        found[arm] = (examiner, result)
+    found = {arm: _fine_tuned(arm, world, schedule, seed, folder) for arm in ARMS}
     _print_table({arm: examiner for arm, (examiner, _) in found.items()})
     _draw_training(folder, found)
     with (folder / "answers.jsonl").open("w") as file:
@@ -218,6 +219,25 @@ def language(
             for arm, (examiner, result) in found.items()
         },
     }
+
+
+def _fine_tuned(
+    arm: str, world: World, schedule: Schedule, seed: int, folder: Path
+) -> tuple[Examiner, SendResult]:
+    from send.experiment import Examiner, fine_tune
+
+    print(f"   Fine-tuning on the new people, {arm}:")
+    examiner = Examiner(world, schedule, seed=seed)
+    result = fine_tune(
+        world,
+        folder / "pretrained",
+        examiner,
+        schedule,
+        drop_fraction=ARMS[arm],
+        seed=seed,
+        folder=folder / arm,
+    )
+    return examiner, result
 
 
 def _print_table(arms: dict[str, Examiner]) -> None:
@@ -282,6 +302,7 @@ def _save(path: Path, draw: Sequence[Callable[[Axes], Any]]) -> None:
 # Real text ---------------------------------------------------------------------------------------
 
 
+@_small_scale()
 def text(
     data: str | Path, folder: Path, *, limit: int = 400, seed: int = 0, epochs: int = 8
 ) -> dict[str, Any]:
@@ -308,24 +329,24 @@ def text(
     Raises
     ------
     FileNotFoundError, ValueError
-        If the texts cannot be read: see `send.load_texts`.
+        If the texts cannot be read, see `send.load_texts`, or are less than 3.
     """
-    import datasets
-    import torch
-
     from send.data import load_texts
-    from send.experiment import pretrain, quiet
-    from send.plotting import plot_history, plot_sensitivity
-    from send.trainer import SendConfig, train
+    from send.experiment import pretrain
+    from send.trainer import train
     from send.world import small_model
     from send.world.tokens import subword_tokenizer
 
-    datasets.disable_progress_bars()
-    torch.set_num_threads(1)
     rows = load_texts(data, limit=limit)
+    if len(rows) < 3:
+        msg = (
+            f"there are {len(rows)} texts in {data}; expected at least 3: one to pre-train on, one "
+            "to fine-tune on and one to track. A few hundred are better."
+        )
+        raise ValueError(msg)
     folder.mkdir(parents=True, exist_ok=True)
     tokenizer = subword_tokenizer(_strings(rows))
-    cut = round(0.75 * len(rows))
+    cut = min(round(0.75 * len(rows)), len(rows) - 2)
     print(
         f"{len(rows)} texts from {data}; a vocabulary of {len(tokenizer)}\nPre-training on {cut}:"
     )
@@ -341,7 +362,25 @@ def text(
         folder=folder / "pretrained",
     )
     print(f"mean loss {loss:.3f}\nFine-tuning on {len(rows) - cut} with SenD:")
-    config = SendConfig(
+    result = train(
+        folder / "pretrained",
+        rows.select(range(cut, len(rows))),
+        config=_text_config(folder, epochs, seed),
+        processing_class=tokenizer,
+    )
+    result.save(folder / "SenD")
+    _show_history(result.history, folder)
+    report = {"data": str(data), "texts": len(rows), "history": result.history}
+    (folder / "text.json").write_text(json.dumps(report, indent=1))
+    print(f"\nPictures, numbers and models are in {folder}/")
+    return report
+
+
+def _text_config(folder: Path, epochs: int, seed: int) -> SendConfig:
+    from send.experiment import quiet
+    from send.trainer import SendConfig
+
+    return SendConfig(
         output_dir=str(folder / "SenD"),
         num_train_epochs=epochs,
         learning_rate=3e-4,
@@ -351,24 +390,21 @@ def text(
         max_new_tokens=24,
         **quiet(seed),
     )
-    result = train(
-        folder / "pretrained",
-        rows.select(range(cut, len(rows))),
-        config=config,
-        processing_class=tokenizer,
-    )
-    result.save(folder / "SenD")
+
+
+def _show_history(history: Sequence[dict[str, Any]], folder: Path) -> None:
+    """Print and draw what was measured at each checkpoint."""
+    from send.plotting import plot_history, plot_sensitivity
+
     print("\ncheckpoint  tracking loss   EigenScore   masked")
-    for row in result.history:
-        score = f"{row['eigenscore']:7.2f} ± {row['eigenscore_stderr']:.2f}"
+    for row in history:
+        known = row["eigenscore_stderr"] is not None  # a single prompt gives none
+        error = f"± {row['eigenscore_stderr']:.2f}" if known else "      "
+        score = f"{row['eigenscore']:7.2f} {error}"
         print(f"{row['checkpoint']:10} {row['tracking_loss']:14.3f} {score} {len(row['masked']):8}")
-    _save(folder / "history.png", [lambda ax: plot_history(result.history, ax=ax)])
-    if any(row["sensitivity"] is not None for row in result.history):
-        _save(folder / "sensitivity.png", [lambda ax: plot_sensitivity(result.history, ax=ax)])
-    report = {"data": str(data), "texts": len(rows), "history": result.history}
-    (folder / "text.json").write_text(json.dumps(report, indent=1))
-    print(f"\nPictures, numbers and models are in {folder}/")
-    return report
+    _save(folder / "history.png", [lambda ax: plot_history(history, ax=ax)])
+    if any(row["sensitivity"] is not None for row in history):
+        _save(folder / "sensitivity.png", [lambda ax: plot_sensitivity(history, ax=ax)])
 
 
 def _strings(rows: Any) -> list[str]:

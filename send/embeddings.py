@@ -7,6 +7,7 @@ each token gets its position, so that a model of absolute positions sees the sam
 from __future__ import annotations
 
 import inspect
+import math
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
@@ -22,6 +23,7 @@ __all__ = [
     "check_pooling",
     "device_of",
     "evaluating",
+    "learned_positions",
     "pool",
     "positions",
     "sentence_embedding",
@@ -62,8 +64,9 @@ def sentence_embedding(
     Raises
     ------
     ValueError
-        If the mask is missing or marks no token of some text, the shapes differ, or the layer or
-        the pooling does not exist.
+        If the mask is missing or marks no token of some text, the shapes differ or are empty, a
+        text has more tokens than the model has positions, or the layer or the pooling does not
+        exist.
 
     References
     ----------
@@ -79,6 +82,10 @@ def sentence_embedding(
     """
     check_pooling(pooling)
     ids, mask = _ids_and_mask(inputs, device_of(model))
+    longest, places = int((mask != 0).sum(dim=1).max()), learned_positions(model)
+    if longest > places:
+        msg = f"a text has {longest} tokens; {type(model).__name__} has {places:.0f} positions."
+        raise ValueError(msg)
     forward = {
         "input_ids": ids,
         "attention_mask": mask,
@@ -103,10 +110,10 @@ def _ids_and_mask(
         raise ValueError(msg)
     ids = torch.as_tensor(inputs["input_ids"], device=device)
     mask = torch.as_tensor(inputs["attention_mask"], device=device)
-    if ids.ndim != 2 or ids.shape != mask.shape:
+    if ids.ndim != 2 or ids.shape != mask.shape or 0 in ids.shape:
         msg = (
             f"input_ids have shape {tuple(ids.shape)} and attention_mask {tuple(mask.shape)}; "
-            "expected (batch, tokens) for both."
+            "expected (batch, tokens) for both, not empty."
         )
         raise ValueError(msg)
     return ids, mask
@@ -187,6 +194,14 @@ def accepted_inputs(model: nn.Module, inputs: Mapping[str, Any]) -> dict[str, An
     inner = next((m for m in model.modules() if isinstance(m, PreTrainedModel)), model)
     names = inspect.signature(inner.forward).parameters
     return {name: value for name, value in inputs.items() if name in names}
+
+
+def learned_positions(model: nn.Module) -> float:
+    """Return how many tokens a text may have; a rotary model has no end of positions: infinity."""
+    config: Any = next((m.config for m in model.modules() if hasattr(m, "config")), None)
+    limit = getattr(config, "max_position_embeddings", None)
+    rotary = getattr(config, "rope_parameters", None) is not None
+    return math.inf if limit is None or rotary else float(limit)
 
 
 def device_of(model: nn.Module) -> torch.device:

@@ -223,6 +223,9 @@ def fine_tune(
 ) -> SendResult:
     """Fine-tune a pre-trained model on the new people, with SenD or (``drop_fraction=0``) without.
 
+    All fine-tuning rows are trained on, so that each fact is taught as often as the world says;
+    tracked are the same facts in other wordings.
+
     Parameters
     ----------
     world : World
@@ -258,6 +261,7 @@ def fine_tune(
     result = train(
         start,
         world.finetuning_rows(),
+        tracking_dataset=world.tracking_rows(),
         config=config,
         processing_class=AutoTokenizer.from_pretrained(start),
         callbacks=[examiner],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from types import TracebackType
@@ -71,6 +72,11 @@ class SensitivityMask:
         return self._indices
 
     @property
+    def size(self) -> int:
+        """d, the number of embedding indices."""
+        return len(self._dropped)
+
+    @property
     def active(self) -> bool:
         """Whether any index is dropped in training mode."""
         return bool(self._indices)
@@ -87,8 +93,10 @@ class SensitivityMask:
         ------
         ValueError
             If an index is out of range, or all are dropped.
+        TypeError
+            If an index is not an integer.
         """
-        chosen = sorted({int(i) for i in indices})
+        chosen = sorted({operator.index(i) for i in indices})
         d = len(self._dropped)
         if chosen and not (chosen[0] >= 0 and chosen[-1] < d):
             msg = f"indices {chosen[0]}..{chosen[-1]} do not lie in 0..{d - 1} (hidden size {d})."

@@ -14,7 +14,16 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from send._generation import Answers, Reading, answer, generation_config, require
 from send.hidden import PENULTIMATE
 
-__all__ = ["Answers", "Prompt", "Samples", "greedy_answers", "prompt_text", "sample_answers"]
+__all__ = [
+    "Answers",
+    "Prompt",
+    "Samples",
+    "check_generation",
+    "greedy_answers",
+    "prompt_text",
+    "sample_answers",
+    "token_ids",
+]
 
 Prompt: TypeAlias = str | list[dict[str, Any]]
 """A text, or a chat: messages with ``role`` and ``content``."""
@@ -27,7 +36,8 @@ class Samples:
     Attributes
     ----------
     answers : list of list of str, P lists of K
-        Without special tokens and without white space at the ends.
+        Without special tokens, but for unknown and pad ones that were generated before the end;
+        without white space at the ends.
     embeddings : torch.Tensor, shape (P, d, K)
         float32, on the CPU: what `send.eigenscore` takes.
     mean_nll : torch.Tensor, shape (P, K)
@@ -132,14 +142,8 @@ def sample_answers(
     >>> tuple(samples.embeddings.shape), len(samples.answers[0])
     ((1, 8, 4), 4)
     """
-    require(num_samples >= 1, f"num_samples is {num_samples}; expected 1 at least.")
-    require(
-        math.isfinite(temperature) and temperature > 0,
-        f"temperature is {temperature}; expected a positive number. For the most likely answer, "
-        "use greedy_answers.",
-    )
-    require(top_k >= 0, f"top_k is {top_k}; expected a number of tokens, or 0 for all of them.")
-    require(0 < top_p <= 1, f"top_p is {top_p}; expected a probability in (0, 1].")
+    check_generation(num_samples=num_samples, max_new_tokens=max_new_tokens, seed=seed)
+    _check_drawing(temperature, top_k, top_p)
     config = generation_config(
         model,
         tokenizer,
@@ -149,7 +153,7 @@ def sample_answers(
         top_p=float(top_p),
     )
     reading = Reading(layer=layer, pooling=pooling, span=span, count_eos=count_eos)
-    rows = [ids for ids in _token_ids(tokenizer, prompts) for _ in range(num_samples)]
+    rows = [ids for ids in _asked(tokenizer, prompts) for _ in range(num_samples)]
     with _seeded(seed):
         flat = answer(
             model, tokenizer, rows, config, reading, batch_size=batch_size, progress=progress
@@ -192,7 +196,7 @@ def greedy_answers(
     Returns
     -------
     Answers
-        With ``perplexity``, a good sign of a wrong answer by itself.
+        The exponential of ``mean_nll``, the perplexity, is a good sign of a wrong answer by itself.
 
     Raises
     ------
@@ -201,7 +205,7 @@ def greedy_answers(
     """
     config = generation_config(model, tokenizer, max_new_tokens=max_new_tokens)
     reading = Reading(layer=layer, pooling=pooling, span=span, count_eos=count_eos)
-    rows = _token_ids(tokenizer, prompts)
+    rows = _asked(tokenizer, prompts)
     return answer(model, tokenizer, rows, config, reading, batch_size=batch_size, progress=progress)
 
 
@@ -244,18 +248,65 @@ def prompt_text(tokenizer: PreTrainedTokenizerBase, prompt: Prompt) -> str:
     return text
 
 
-def _token_ids(tokenizer: PreTrainedTokenizerBase, prompts: Sequence[Prompt]) -> list[list[int]]:
+def token_ids(tokenizer: PreTrainedTokenizerBase, prompts: Sequence[Prompt]) -> list[list[int]]:
+    """Return the tokens of each prompt, as a model is to go on from them.
+
+    Parameters
+    ----------
+    tokenizer : PreTrainedTokenizerBase
+        An end token that it puts after every text is left out: there an answer would be over.
+    prompts : sequence of str or of chats
+        Special tokens are added to a text; a chat template writes them itself.
+
+    Returns
+    -------
+    list of list of int
+    """
+    return [_prompt_ids(tokenizer, prompt) for prompt in prompts]
+
+
+def _prompt_ids(tokenizer: PreTrainedTokenizerBase, prompt: Prompt) -> list[int]:
+    text = prompt_text(tokenizer, prompt)
+    if not isinstance(prompt, str):
+        return list(tokenizer(text, add_special_tokens=False)["input_ids"])
+    ids = list(tokenizer(text)["input_ids"])
+    end = tokenizer.eos_token_id
+    bare = tokenizer(text, add_special_tokens=False)["input_ids"]
+    # An end token that is in the text stays, and so does one that begins an empty text.
+    added = len(ids) > 1 and _ends(ids, end) > _ends(bare, end)
+    return ids[:-1] if added else ids
+
+
+def _ends(ids: Sequence[int], end: int | None) -> int:
+    """Return how many end tokens stand at the end."""
+    return next((n for n, i in enumerate(reversed(ids)) if i != end), len(ids))
+
+
+def _asked(tokenizer: PreTrainedTokenizerBase, prompts: Sequence[Prompt]) -> list[list[int]]:
     if isinstance(prompts, str):
         msg = "prompts is a single text; expected a sequence of prompts, such as [text]."
         raise TypeError(msg)
-    rows = []
-    for number, prompt in enumerate(prompts):
-        # A chat template writes the special tokens itself.
-        plain = isinstance(prompt, str)
-        ids = tokenizer(prompt_text(tokenizer, prompt), add_special_tokens=plain)["input_ids"]
+    rows = token_ids(tokenizer, prompts)
+    for number, ids in enumerate(rows):
         require(len(ids) > 0, f"prompt {number} has no tokens; expected one at least.")
-        rows.append(ids)
     return rows
+
+
+def check_generation(*, num_samples: int, max_new_tokens: int, seed: int) -> None:
+    """Raise a ValueError unless so many answers of this length can be drawn with this seed."""
+    require(num_samples >= 1, f"num_samples is {num_samples}; expected 1 at least.")
+    require(max_new_tokens >= 1, f"max_new_tokens is {max_new_tokens}; expected 1 at least.")
+    require(0 <= seed < 2**64, f"seed is {seed}; expected an integer from 0 to 2**64 - 1.")
+
+
+def _check_drawing(temperature: float, top_k: int, top_p: float) -> None:
+    require(
+        math.isfinite(temperature) and temperature > 0,
+        f"temperature is {temperature}; expected a positive number. For the most likely answer, "
+        "use greedy_answers.",
+    )
+    require(top_k >= 0, f"top_k is {top_k}; expected a number of tokens, or 0 for all of them.")
+    require(0 < top_p <= 1, f"top_p is {top_p}; expected a probability in (0, 1].")
 
 
 @contextmanager

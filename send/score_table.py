@@ -90,6 +90,18 @@ class ScoreTable:
 
         return pd.DataFrame(self._columns())
 
+    def to_csv(self, path: str | os.PathLike[str]) -> None:
+        """Write the table as comma-separated values, the answers of a prompt as a JSON list.
+
+        Parameters
+        ----------
+        path : path
+            Where to write it, in UTF-8.
+        """
+        frame = self.to_pandas()
+        frame["answers"] = [json.dumps(answers, ensure_ascii=False) for answers in self.answers]
+        frame.to_csv(path, index=False)
+
     def to_json(self, path: str | os.PathLike[str] | None = None) -> str:
         """Return the table as JSON, a list of one object for each row, and write it to a file.
 

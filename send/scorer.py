@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import warnings
 from collections.abc import Iterable
+from typing import Any
 
 import numpy as np
 import torch
@@ -19,7 +20,7 @@ from send.embeddings import check_pooling
 from send.hidden import PENULTIMATE, block_at
 from send.sampling import Answers, Prompt, Samples, greedy_answers, prompt_text, sample_answers
 from send.score_table import Numbers, ScoreTable
-from send.scores import ees, eigenscore
+from send.scores import check_alpha, check_effort, ees, eigenscore
 from specdens import AccuracyWarning
 from specdens._arrays import to_host
 
@@ -125,7 +126,8 @@ class HallucinationScorer:
         Raises
         ------
         ValueError
-            If a model at hand comes without tokenizer, or with a device or precision to load to.
+            If a model at hand comes without tokenizer, or with a device or precision to load to;
+            or there is no tokenizer with a stored one.
         """
         if not isinstance(path_or_model, str | os.PathLike):
             if processing_class is None or device is not None or dtype is not None:
@@ -139,9 +141,7 @@ class HallucinationScorer:
             path_or_model, dtype=dtype or "auto", trust_remote_code=trust_remote_code
         )
         if processing_class is None:
-            processing_class = AutoTokenizer.from_pretrained(
-                path_or_model, trust_remote_code=trust_remote_code
-            )
+            processing_class = _tokenizer_of(path_or_model, trust_remote_code)
         model = model.to(device or torch.accelerator.current_accelerator() or "cpu")
         return cls(model, processing_class, layer=layer, pooling=pooling)
 
@@ -199,6 +199,16 @@ class HallucinationScorer:
         """
         asked: list[Prompt] = [prompts] if isinstance(prompts, str) else list(prompts)
         texts = [prompt_text(self.processing_class, prompt) for prompt in asked]
+        check_alpha(alpha)  # before hours of generation
+        check_effort(moments, probes)
+        reading: dict[str, Any] = {
+            "max_new_tokens": max_new_tokens,
+            "layer": self.layer,
+            "pooling": self.pooling,
+            "count_eos": count_eos,
+            "batch_size": batch_size,
+            "progress": progress,
+        }
         samples = sample_answers(
             self.model,
             self.processing_class,
@@ -207,29 +217,26 @@ class HallucinationScorer:
             temperature=temperature,
             top_k=top_k,
             top_p=top_p,
-            max_new_tokens=max_new_tokens,
-            layer=self.layer,
-            pooling=self.pooling,
-            count_eos=count_eos,
-            batch_size=batch_size,
             seed=seed,
-            progress=progress,
+            **reading,
         )
-        greedy = greedy_answers(
-            self.model,
-            self.processing_class,
-            asked,
-            max_new_tokens=max_new_tokens,
-            layer=self.layer,
-            pooling=self.pooling,
-            count_eos=count_eos,
-            batch_size=batch_size,
-            progress=progress,
-        )
+        greedy = greedy_answers(self.model, self.processing_class, asked, **reading)
         estimates = _estimated(
             samples.embeddings, moments=moments, probes=probes, alpha=alpha, seed=seed
         )
         return _table(texts, samples, greedy, estimates, alpha)
+
+
+def _tokenizer_of(path: str | os.PathLike[str], trust_remote_code: bool) -> PreTrainedTokenizerBase:
+    tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=trust_remote_code)
+    # From a folder without one Transformers makes a tokenizer that knows no word.
+    if not tokenizer.get_vocab().keys() - tokenizer.get_added_vocab().keys():
+        msg = (
+            f"there is no tokenizer in {path}; save it there with tokenizer.save_pretrained, or "
+            "pass it as processing_class=."
+        )
+        raise ValueError(msg)
+    return tokenizer
 
 
 def _estimated(

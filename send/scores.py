@@ -31,6 +31,9 @@ SCALES = ("none", "d", "d-1")
 LARGEST = 60
 """Lanczos steps for the largest singular value: relative error far below 1e-6."""
 
+LARGEST_VALUE = 1e150
+"""Of embeddings: the square of a larger one may be beyond float64."""
+
 UNIT = float(np.finfo(np.float64).eps)
 
 STARTS, GAUSSIANS = 2, 4
@@ -109,18 +112,41 @@ def centered(embeddings: Array, *, alpha: float, center: str) -> Array:
             "one embedding of dimension d in each of K columns, d and K at least 1."
         )
         raise ValueError(msg)
-    if not (math.isfinite(alpha) and alpha > 0):
-        msg = f"alpha is {alpha}; expected a positive number, such as 1e-3."
-        raise ValueError(msg)
+    check_alpha(alpha)
     if center not in CENTERS:
         msg = f"center is {center!r}; expected one of {CENTERS}."
         raise ValueError(msg)
     complex_ = xp.isdtype(working_dtype(xp, e.dtype), "complex floating")
     e = xp.astype(e, xp.complex128 if complex_ else xp.float64)
     require_finite(e, "embeddings")
+    largest = float(xp.max(xp.abs(e))) if 0 not in e.shape else 0.0
+    if largest > LARGEST_VALUE:
+        msg = (
+            f"an embedding has a value of {largest:.3g}; expected at most {LARGEST_VALUE:.0e}, or "
+            "products overflow. Divide the embeddings, and alpha by the square."
+        )
+        raise ValueError(msg)
     if center == "none":
         return e
     return e - xp.mean(e, axis=-2 if center == "features" else -1, keepdims=True)
+
+
+def check_alpha(alpha: float) -> None:
+    """Raise a ValueError unless alpha is a regularisation."""
+    if not (math.isfinite(alpha) and alpha > 0):
+        msg = f"alpha is {alpha}; expected a positive number, such as 1e-3."
+        raise ValueError(msg)
+
+
+def check_effort(moments: Any, probes: Any) -> None:
+    """Raise a ValueError or a TypeError unless EES can be computed with so much effort."""
+    for name, count in {"moments": moments, "probes": probes}.items():
+        if isinstance(count, bool) or not isinstance(count, int | np.integer):
+            msg = f"{name} is {count!r}; expected an integer."
+            raise TypeError(msg)
+        if count < 1:
+            msg = f"{name} is {count}; expected at least 1."
+            raise ValueError(msg)
 
 
 def factor(scale: str, d: int) -> float:
@@ -177,7 +203,9 @@ def ees(
     Raises
     ------
     ValueError
-        As `eigenscore`; or if `mode` is unknown.
+        As `eigenscore`; or if `mode` is unknown, or `moments` or `probes` is not positive.
+    TypeError
+        If `moments` or `probes` is not an integer.
 
     Warns
     -----
@@ -213,14 +241,17 @@ def ees(
     if mode not in {"convergent", "paper"}:
         msg = f"mode is {mode!r}; expected 'convergent' or 'paper'."
         raise ValueError(msg)
+    check_effort(moments, probes)
     center = "none" if mode == "paper" else "features"
     e = centered(embeddings, alpha=alpha, center=center)
     xp, batch = namespace(e), e.shape[:-2]
     key = key_of(rng)
     matrices = xp.reshape(e, (-1, *e.shape[-2:]))
-    run = _as_published if mode == "paper" else _by_quadrature
+    effort = {"moments": moments, "probes": probes, "key": key}
     found = [
-        run(matrices[b, :, :], moments=moments, probes=probes, alpha=alpha, key=key)
+        _as_published(matrices[b, :, :], **effort)  # which has no alpha
+        if mode == "paper"
+        else _by_quadrature(matrices[b, :, :], alpha=alpha, **effort)
         for b in range(matrices.shape[0])
     ]
     values = xp.asarray([float(i) for i in found], dtype=xp.float64, device=device(e))
@@ -264,11 +295,8 @@ def paper_coefficients(count: int) -> np.ndarray[Any, Any]:
     return c
 
 
-def _as_published(
-    e: Array, *, moments: int, probes: int, alpha: float, key: int
-) -> specdens.Estimate:
+def _as_published(e: Array, *, moments: int, probes: int, key: int) -> specdens.Estimate:
     """Return algorithm 1 of the paper, line by line, for one matrix."""
-    del alpha  # the listing has none
     xp, k = namespace(e), e.shape[1]
     rounding = 16 * UNIT * xp.max(xp.abs(e), axis=1, keepdims=True)
     e = e - xp.mean(e, axis=1, keepdims=True)

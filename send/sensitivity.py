@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterable
+from numbers import Integral
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -185,6 +186,16 @@ def check_fraction(fraction: float) -> None:
         raise ValueError(msg)
 
 
+def check_count(name: str, value: Any, low: int) -> None:
+    """Raise a TypeError or a ValueError unless a count is an integer and large enough."""
+    if not isinstance(value, Integral):
+        msg = f"{name} is {value!r}; expected an integer."
+        raise TypeError(msg)
+    if value < low:
+        msg = f"{name} is {value}; expected at least {low}."
+        raise ValueError(msg)
+
+
 class SensitivityTracker:
     """Embeddings of the same inputs at the last C checkpoints, and the sensitivities they give.
 
@@ -201,6 +212,8 @@ class SensitivityTracker:
     ------
     ValueError
         If an option is not as described.
+    TypeError
+        If the window is not an integer.
 
     Examples
     --------
@@ -212,9 +225,7 @@ class SensitivityTracker:
     """
 
     def __init__(self, window: int = 3, *, aggregate: str = "per-input") -> None:
-        if window < 2:
-            msg = f"the window has {window} checkpoints; expected at least 2."
-            raise ValueError(msg)
+        check_count("window", window, 2)
         _check_aggregate(aggregate)
         self.window = window
         self.aggregate = aggregate
@@ -226,15 +237,22 @@ class SensitivityTracker:
         Parameters
         ----------
         embeddings : array, shape (inputs, d)
-            Kept in float32.
+            Kept in float32. NumPy's, or Torch's in any precision and on any device.
 
         Raises
         ------
         ValueError
-            If the shape is not that of the checkpoints before, or a value is not finite.
+            If the shape is not that of the checkpoints before, or a value is not finite, or too
+            large for float32.
         """
         expected = self._kept[-1].shape if self._kept else ("inputs", "d")
-        self._kept.append(_finite(embeddings, expected).astype(np.float32))
+        if hasattr(embeddings, "detach"):  # NumPy has no bfloat16
+            embeddings = embeddings.detach().cpu().double()
+        e = _finite(embeddings, expected)
+        if np.abs(e).max() > np.finfo(np.float32).max:
+            msg = f"an embedding is {np.abs(e).max():.3g}; expected numbers that fit in float32."
+            raise ValueError(msg)
+        self._kept.append(e.astype(np.float32))
 
     @property
     def ready(self) -> bool:

@@ -8,23 +8,33 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 import torch
 from torch import nn
 from torch.nn import functional
-from transformers import PreTrainedTokenizerBase
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from send.embeddings import accepted_inputs, device_of, evaluating, pool
+from send.embeddings import (
+    accepted_inputs,
+    device_of,
+    evaluating,
+    learned_positions,
+    pool,
+)
 from send.hidden import HiddenTap
-from send.sampling import Prompt, sample_answers
+from send.sampling import Prompt, sample_answers, token_ids
 from send.scores import eigenscore
 
-__all__ = ["IGNORED", "TrackingRow", "TrackingSet", "read_rows"]
+__all__ = ["IGNORED", "TrackingRow", "TrackingSet", "read_rows", "with_fitting_prompts"]
+
+logger = logging.getLogger(__name__)
 
 IGNORED = -100
 """The label of a token that the loss passes over."""
@@ -54,6 +64,7 @@ def read_rows(
     tokenizer: PreTrainedTokenizerBase | None = None,
     *,
     max_length: int | None = None,
+    completion_only_loss: bool = True,
 ) -> list[TrackingRow]:
     """Return the rows of a tracking set as tokens, in the way in which TRL makes them to train on.
 
@@ -69,10 +80,13 @@ def read_rows(
         Needed for all but ``input_ids``.
     max_length : int, optional
         Tokens of a row beyond it are cut off.
+    completion_only_loss : bool
+        Whether of ``prompt`` and ``completion`` the loss is on the completion only, TRL's default.
 
     Returns
     -------
     list of TrackingRow
+        Rows without any token are left out, with a warning in the log.
 
     Raises
     ------
@@ -84,7 +98,14 @@ def read_rows(
     >>> read_rows([{"input_ids": [5, 6, 7, 0], "attention_mask": [1, 1, 1, 0]}])
     [TrackingRow(input_ids=[5, 6, 7], labels=[5, 6, 7], prompt='')]
     """
-    found = [_read_row(row, tokenizer, slice(max_length)) for row in rows]
+    found = [
+        _read_row(row, tokenizer, slice(max_length), completion_only=completion_only_loss)
+        for row in rows
+    ]
+    empty = sum(not row.input_ids for row in found)
+    if empty:
+        logger.warning("left out %d rows of the tracking set that have no token", empty)
+        found = [row for row in found if row.input_ids]
     if all(label == IGNORED for row in found for label in row.labels[1:]):
         msg = "there is nothing to predict in the tracking set; expected rows of several tokens."
         raise ValueError(msg)
@@ -92,7 +113,11 @@ def read_rows(
 
 
 def _read_row(
-    row: Mapping[str, Any], tokenizer: PreTrainedTokenizerBase | None, kept: slice
+    row: Mapping[str, Any],
+    tokenizer: PreTrainedTokenizerBase | None,
+    kept: slice,
+    *,
+    completion_only: bool,
 ) -> TrackingRow:
     if "input_ids" in row:
         return _tokenized(row, tokenizer, kept)
@@ -103,7 +128,8 @@ def _read_row(
         )
         raise ValueError(msg)
     if {"prompt", "completion"} <= row.keys():
-        return _completion(row["prompt"], row["completion"], tokenizer, kept)
+        found = _completion(row["prompt"], row["completion"], tokenizer, kept)
+        return found if completion_only else replace(found, labels=found.input_ids)
     if "messages" in row:
         ids = _ids(row["messages"], tokenizer)[kept]
         return TrackingRow(ids, ids, row["messages"][:-1] or row["messages"])
@@ -166,6 +192,40 @@ def _first_half(ids: list[int], tokenizer: PreTrainedTokenizerBase) -> str:
     return str(tokenizer.decode(words[: math.ceil(len(words) / 2)]))
 
 
+def with_fitting_prompts(
+    rows: Sequence[TrackingRow],
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    max_new_tokens: int,
+) -> list[TrackingRow]:
+    """Return the rows without those prompts that a model cannot answer; the rows themselves stay.
+
+    A model of learned positions has no place for a long prompt and its answer, which is no reason
+    not to train it.
+
+    Raises
+    ------
+    ValueError
+        If no prompt is left.
+    """
+    room = learned_positions(model) - max_new_tokens
+    prompted = [row for row in rows if row.prompt]
+    lengths = map(len, token_ids(tokenizer, [row.prompt for row in prompted]))
+    unfit = [row for row, n in zip(prompted, lengths, strict=True) if not 0 < n <= room]
+    if not unfit:
+        return list(rows)
+    if len(unfit) == len(prompted):
+        msg = (
+            "no prompt of the tracking set can be scored: with an answer of max_new_tokens = "
+            f"{max_new_tokens} each has more tokens than {type(model).__name__} has positions, or "
+            "none at all. Pass fewer new tokens, other rows, or score_prompts=0."
+        )
+        raise ValueError(msg)
+    logger.warning("%d of %d prompts are too long to be scored", len(unfit), len(prompted))
+    left_out = set(map(id, unfit))
+    return [replace(row, prompt="") if id(row) in left_out else row for row in rows]
+
+
 @dataclass(frozen=True, kw_only=True)
 class TrackingSet:
     """Rows, and how a model is measured on them.
@@ -209,7 +269,7 @@ class TrackingSet:
         digest = hashlib.sha256(content.encode()).hexdigest()
         return {"tracking set": digest, "layer": self.layer, "pooling": self.pooling}
 
-    @property
+    @cached_property
     def prompts(self) -> list[Prompt]:
         """The prompts to which answers are sampled, in the order of the rows."""
         usable = [row.prompt for row in self.rows if row.prompt]

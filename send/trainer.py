@@ -19,14 +19,14 @@ from transformers import (
 from transformers.utils import is_torch_bf16_gpu_available
 from trl import SFTConfig, SFTTrainer
 
-from send.callback import SendCallback
+from send.callback import SendCallback, steps_between
 from send.checkpoint import Row, last_checkpoint
 from send.data import as_dataset, split_tracking
 from send.hidden import PENULTIMATE
 from send.plotting import plot_history, plot_sensitivity
 
 if TYPE_CHECKING:
-    from datasets import Dataset
+    from datasets import Dataset, IterableDataset
     from matplotlib.axes import Axes
     from pandas import DataFrame
     from peft import PeftConfig
@@ -76,6 +76,7 @@ class SendConfig(SFTConfig):  # type: ignore[misc]  # mypy does not follow trl
 
     def __post_init__(self) -> None:
         """Choose the precision, then check everything as `SFTConfig` does."""
+        steps_between(self.every)  # before a model or data are loaded
         if self.bf16 is None:
             self.bf16 = not (self.fp16 or self.use_cpu) and is_torch_bf16_gpu_available()
         self.dataloader_pin_memory &= torch.accelerator.is_available()  # or PyTorch warns
@@ -83,6 +84,61 @@ class SendConfig(SFTConfig):  # type: ignore[misc]  # mypy does not follow trl
         if getattr(self, "activation_checkpointing", False) is None:
             self.activation_checkpointing = self.gradient_checkpointing
         super().__post_init__()
+
+
+def _check_columns(dataset: Dataset | IterableDataset, args: SendConfig) -> None:
+    """Refuse rows of no known shape before TRL fails on one of them."""
+    given = set(dataset.column_names or ())  # a stream may not know
+    shapes = ({"prompt", "completion"}, {"messages"}, {args.dataset_text_field}, {"input_ids"})
+    if given and not any(shape <= given for shape in shapes):
+        msg = (
+            f"the training rows have the columns {', '.join(sorted(given))}; expected "
+            f"{args.dataset_text_field}, or prompt and completion, or messages, or input_ids."
+        )
+        raise ValueError(msg)
+
+
+def _split(dataset: Dataset | IterableDataset, args: SendConfig) -> tuple[Dataset, Dataset]:
+    if not hasattr(dataset, "__len__"):
+        msg = (
+            f"no share of a stream ({type(dataset).__name__}) can be kept apart; "
+            "pass tracking_dataset=<rows that are not trained on>."
+        )
+        raise ValueError(msg)
+    return split_tracking(dataset, args.tracking_fraction, seed=args.seed)
+
+
+def _callback(tracking_dataset: Dataset, args: SendConfig) -> SendCallback:
+    columns, text = set(tracking_dataset.column_names), args.dataset_text_field
+    if args.assistant_only_loss and "input_ids" not in columns:
+        msg = (
+            "assistant_only_loss is not known to the tracking loss; give chats as prompt and "
+            "completion, where only the completion counts, or a tracking_dataset of input_ids and "
+            "labels."
+        )
+        raise ValueError(msg)
+    if text in columns and text != "text":
+        tracking_dataset = tracking_dataset.select_columns([text]).rename_column(text, "text")
+    return SendCallback(
+        tracking_dataset,
+        drop_fraction=args.drop_fraction,
+        window=args.window,
+        hold=args.hold,
+        every=args.every,
+        layer=args.layer,
+        pooling=args.pooling,
+        aggregate=args.aggregate,
+        rescale=args.rescale,
+        score_prompts=args.score_prompts,
+        num_samples=args.num_samples,
+        max_new_tokens=args.max_new_tokens,
+        stop_loss=args.stop_loss,
+        stop_score=args.stop_score,
+        max_length=args.max_length,
+        completion_only_loss=args.completion_only_loss is not False,
+        batch_size=args.per_device_eval_batch_size,
+        seed=args.seed,
+    )
 
 
 class SendTrainer(SFTTrainer):  # type: ignore[misc]  # mypy does not follow trl
@@ -94,8 +150,9 @@ class SendTrainer(SFTTrainer):  # type: ignore[misc]  # mypy does not follow trl
         A causal language model, or where it is.
     args : SendConfig, optional
         All settings.
-    train_dataset : datasets.Dataset
-        Columns ``text``, or ``prompt`` and ``completion``, or ``messages``.
+    train_dataset : datasets.Dataset or IterableDataset
+        Columns ``text`` (or ``args.dataset_text_field``), or ``prompt`` and ``completion``, or
+        ``messages``, or ``input_ids``. A stream needs a `tracking_dataset` and ``args.max_steps``.
     tracking_dataset : datasets.Dataset, optional
         Rows of the same shape that are not trained on. Without it ``args.tracking_fraction`` of the
         training rows, chosen by ``args.seed``, are kept apart.
@@ -103,6 +160,12 @@ class SendTrainer(SFTTrainer):  # type: ignore[misc]  # mypy does not follow trl
         As for `SFTTrainer`.
     peft_config : PeftConfig, optional
         As for `SFTTrainer`: train an adapter only.
+
+    Raises
+    ------
+    ValueError
+        If the rows have none of these columns, there are none to track, or the loss is one that
+        cannot be tracked.
 
     Notes
     -----
@@ -114,7 +177,7 @@ class SendTrainer(SFTTrainer):  # type: ignore[misc]  # mypy does not follow trl
         model: str | PreTrainedModel,
         args: SendConfig | None = None,
         *,
-        train_dataset: Dataset,
+        train_dataset: Dataset | IterableDataset,
         tracking_dataset: Dataset | None = None,
         eval_dataset: Dataset | dict[str, Dataset] | None = None,
         processing_class: PreTrainedTokenizerBase | None = None,
@@ -125,29 +188,16 @@ class SendTrainer(SFTTrainer):  # type: ignore[misc]  # mypy does not follow trl
         peft_config: PeftConfig | None = None,
     ) -> None:
         args = SendConfig() if args is None else args
-        if tracking_dataset is None:
-            train_dataset, tracking_dataset = split_tracking(
-                train_dataset, args.tracking_fraction, seed=args.seed
+        _check_columns(train_dataset, args)
+        if args.eval_strategy != "no" and eval_dataset is None:
+            msg = (
+                f"eval_strategy is {args.eval_strategy.value!r}, but there is no eval_dataset; "
+                "pass one, or eval_strategy='no'."
             )
-        self.send = SendCallback(
-            tracking_dataset,
-            drop_fraction=args.drop_fraction,
-            window=args.window,
-            hold=args.hold,
-            every=args.every,
-            layer=args.layer,
-            pooling=args.pooling,
-            aggregate=args.aggregate,
-            rescale=args.rescale,
-            score_prompts=args.score_prompts,
-            num_samples=args.num_samples,
-            max_new_tokens=args.max_new_tokens,
-            stop_loss=args.stop_loss,
-            stop_score=args.stop_score,
-            max_length=args.max_length,
-            batch_size=args.per_device_eval_batch_size,
-            seed=args.seed,
-        )
+            raise ValueError(msg)
+        if tracking_dataset is None:
+            train_dataset, tracking_dataset = _split(train_dataset, args)
+        self.send = _callback(tracking_dataset, args)
         super().__init__(
             model,
             args,
@@ -251,7 +301,7 @@ class SendResult:
 
 def train(
     model: str | Path | PreTrainedModel,
-    train_dataset: Dataset | Sequence[Any] | str | Path,
+    train_dataset: Dataset | IterableDataset | Sequence[Any] | str | Path,
     *,
     tracking_dataset: Dataset | Sequence[Any] | str | Path | None = None,
     eval_dataset: Dataset | Sequence[Any] | str | Path | None = None,
@@ -269,7 +319,8 @@ def train(
         A model, which is changed, or where it is: a folder or a name on the hub.
     train_dataset : datasets.Dataset, list of dict, list of str, str or Path
         Rows with ``text``, or ``prompt`` and ``completion``, or ``messages``, or texts alone, or a
-        file of them: see `send.load_texts`.
+        file of them: see `send.load_texts`; or a `datasets.IterableDataset`, with a
+        `tracking_dataset`.
     tracking_dataset : as train_dataset, optional
         Rows not to train on, by which sensitivity is measured. Without them a share of the training
         rows is kept apart: ``config.tracking_fraction``.
@@ -291,7 +342,8 @@ def train(
     Raises
     ------
     ValueError
-        If the rows have none of these columns, or there is nothing to resume from.
+        If the rows have none of these columns, there is none to track, or there is nothing to
+        resume from.
 
     Notes
     -----
@@ -320,10 +372,16 @@ def train(
     >>> [len(row["masked"]) for row in result.history]
     [0, 0, 3, 3, 3, 3, 3]
     """
+    from datasets import IterableDataset
+
     trainer = SendTrainer(
         str(model) if isinstance(model, Path) else model,
         config,
-        train_dataset=as_dataset(train_dataset),
+        train_dataset=(
+            train_dataset
+            if isinstance(train_dataset, IterableDataset)
+            else as_dataset(train_dataset)
+        ),
         tracking_dataset=None if tracking_dataset is None else as_dataset(tracking_dataset),
         eval_dataset=None if eval_dataset is None else as_dataset(eval_dataset),
         processing_class=processing_class,

@@ -7,13 +7,23 @@
 """
 
 from specdens.adapters import aslinearoperator
+from specdens.application import VectorEstimate, apply_function
+from specdens.correlation import DoubleMoments, double_moments
 from specdens.counting import eigencount, spectral_bounds
 from specdens.density import density, local_density
+from specdens.diagonal import diagonal, diagonal_function
+from specdens.diagonal_estimators import DiagonalEstimate
 from specdens.functions import trace_function
-from specdens.logdet import logdet, logpdet, slogdet
+from specdens.green import greens_function
+from specdens.inertia import Inertia, inertia
+from specdens.likelihood import inv_quad_logdet
+from specdens.logdet import logdet, slogdet
 from specdens.operators import Gram, Scaled, Shifted, Sum
+from specdens.pseudo import logpdet
+from specdens.quadratic_form import quadratic_form
 from specdens.results import AccuracyWarning, Estimate, SpectralBounds
 from specdens.spectral_density import SpectralDensity
+from specdens.structure import BlockDiagonal, DiagonalPlusLowRank, Kronecker, Permuted
 from specdens.trace import trace
 
 __all__ = [
@@ -24,10 +34,20 @@ __all__ = [
     # Traces
     "trace",
     "trace_function",
+    # Functions of a matrix and vectors
+    "apply_function",
+    "quadratic_form",
+    "inv_quad_logdet",
+    "greens_function",
+    "double_moments",
+    # Diagonals
+    "diagonal",
+    "diagonal_function",
     # Spectra
     "density",
     "local_density",
     "eigencount",
+    "inertia",
     "spectral_bounds",
     # Operators that are never formed
     "aslinearoperator",
@@ -35,10 +55,19 @@ __all__ = [
     "Shifted",
     "Scaled",
     "Sum",
+    # Matrices made of smaller ones
+    "Kronecker",
+    "BlockDiagonal",
+    "DiagonalPlusLowRank",
+    "Permuted",
     # What comes back
     "Estimate",
+    "VectorEstimate",
+    "DiagonalEstimate",
+    "Inertia",
     "SpectralBounds",
     "SpectralDensity",
+    "DoubleMoments",
     "AccuracyWarning",
 ]  # fmt: skip
 

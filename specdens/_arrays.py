@@ -33,8 +33,10 @@ __all__ = [
     "is_array",
     "is_complex",
     "lu_diagonal",
+    "magnitude",
     "namespace",
     "on_cpu",
+    "power_of_two",
     "require_finite",
     "result_dtype",
     "scalar",
@@ -166,6 +168,27 @@ def _column_sums(xp: Any, x: Array) -> Array:
     whole = side * (n // side)
     blocks = xp.reshape(x[:whole, :], (n // side, side, columns))
     return xp.sum(xp.sum(blocks, axis=1), axis=0) + xp.sum(x[whole:, :], axis=0)
+
+
+def magnitude(*blocks: Array, what: str = "a product with A") -> float:
+    """Return the power of two next below the largest modulus in blocks, 1 if there is none but 0.
+
+    Divided by it, which is exact, their squares neither overflow nor vanish.
+    """
+    largest = 0.0
+    for block in blocks:
+        require_finite(block, what)
+        if math.prod(block.shape):
+            xp = namespace(block)
+            largest = max(largest, float(xp.max(xp.abs(block))))
+    return power_of_two(largest)
+
+
+def power_of_two(size: float) -> float:
+    """Return the power of two next below a positive number; 1 for 0 and infinity."""
+    if size == 0 or not math.isfinite(size):
+        return 1.0
+    return math.ldexp(1.0, math.frexp(size)[1] - 1)
 
 
 def require_finite(x: Array, what: str) -> None:

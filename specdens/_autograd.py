@@ -2,7 +2,9 @@ r"""Gradients for Torch: ``d tr f(A) = tr(f'(A) dA) = E <f'(A) z, dA z>``, with 
 
 The value is computed on numbers alone. Afterwards it is linked to the tensors that A consists of,
 or to the products ``A z`` of an operator, by what their derivatives will be: nothing but A is kept
-until `backward`, which runs Lanczos on the same probes again, one block at a time.
+until `backward`, which runs Lanczos on the same probes again, one block at a time. Where the value
+owes a part to no probe (deflation, rules for structured matrices), the gradient is estimated on its
+own: unbiased, if noisier.
 
 References
 ----------
@@ -28,22 +30,27 @@ from specdens._histories import (
     entries_of,
     has_history,
     leaves,
+    sources_of,
     with_history,
 )
-from specdens._probes import Probes, gaussian
-from specdens.adapters import DenseOperator, ExplicitOperator
+from specdens._probes import DEFAULT_COUNT, Probes, gaussian
+from specdens.adapters import ExplicitOperator, ForeignOperator, TorchSparseOperator
 from specdens.exact import dense_of
 from specdens.lanczos import tridiagonalize
 from specdens.linear_operator import LinearOperator
 from specdens.matrix_function import function_times
 from specdens.operators import Gram
+from specdens.planning import Goal
 from specdens.preparation import Problem, plain_number
 from specdens.quadrature import gauss
 from specdens.results import AccuracyWarning, Estimate
 from specdens.sampling import block_width, probes_for
-from specdens.scalar_functions import ScalarFunction
+from specdens.scalar_functions import LOG, LOG_ABS, ScalarFunction
 
-__all__ = ["with_gradient", "with_gradients"]
+__all__ = ["refusing_gradient", "with_gradient", "with_gradients"]
+
+LARGEST_FORMED = 2048
+"""Order up to which the derivative at an operator is formed as a dense matrix."""
 
 DOUBTFUL = 0.1
 """Relative error of ``f'(A) z`` by truncation above which `backward` warns."""
@@ -56,7 +63,7 @@ def with_gradient(
     estimate: Estimate,
     *,
     shift: Any,
-    moments: int,
+    goal: Goal,
     probes: Any,
 ) -> Array:
     """Return tr f(A + shift I), linked to the tensors that A and the shift depend on, if any do.
@@ -69,8 +76,9 @@ def with_gradient(
         How it was computed. log and ``log|x|`` mean log|det| of any square matrix.
     shift : number or tensor
         As the caller gave it.
-    moments : int
-        Half as many Lanczos steps give the derivative.
+    goal : Goal
+        Half of its moments are the Lanczos steps for the derivative. Where a pilot chose the steps,
+        each probe gets as many products as it got for the value.
     probes : None, int or array
         As the caller gave them; only an array is looked at.
     """
@@ -80,19 +88,81 @@ def with_gradient(
         parts = [
             with_gradient(
                 getattr(value, part), problem, _part(f, part), estimate,
-                shift=shift, moments=moments, probes=probes,
+                shift=shift, goal=goal, probes=probes,
             )
             for part in ("real", "imag")
         ]  # fmt: skip
         return sys.modules["torch"].complex(*parts)
-    if estimate.method == "exact":
+    if estimate.method == "exact" and _is_formed(problem, estimate):
         return _exact(value, problem, f, shift)
-    given = is_array(probes)
-    vectors = probes_for(problem.shifted, probes if given else estimate.samples, estimate.seed or 0)
-    sampled = _Sampled(problem, f, vectors, math.ceil(moments / 2))
+    sampled = _Sampled(
+        problem, f, _probes(problem, estimate, probes), _steps(estimate, goal, problem)
+    )
     if isinstance(problem.op, ExplicitOperator):
         return _by_entries(value, sampled, shift)
     return _by_products(value, sampled, shift)
+
+
+def _is_formed(problem: Problem, estimate: Estimate) -> bool:
+    """Whether the exact derivative may be formed, as a sparse or a dense matrix."""
+    explicit = isinstance(problem.op, ExplicitOperator)
+    return explicit or problem.n <= max(LARGEST_FORMED, estimate.matvecs)
+
+
+def _probes(problem: Problem, estimate: Estimate, probes: Any) -> Probes:
+    """Return the probes of the value; of its key, but enough, if it owes a part to none."""
+    if is_array(probes):
+        return probes_for(problem.shifted, probes, None)
+    count = estimate.samples
+    if estimate.deflated or estimate.method == "exact":
+        count = max(count, DEFAULT_COUNT)
+    return probes_for(problem.shifted, count, estimate.seed or 0)
+
+
+def _steps(estimate: Estimate, goal: Goal, problem: Problem) -> int:
+    """Return the Lanczos steps of each probe."""
+    fixed = math.ceil(goal.moments / 2)
+    if not goal.adaptive or goal.steps is not None or estimate.deflated or not estimate.samples:
+        return fixed
+    each = estimate.matvecs // estimate.samples
+    return max(fixed, each if problem.hermitian else each // 2)
+
+
+def refusing_gradient(value: Array, pencil: tuple[LinearOperator, ...], shift: Any) -> Array:
+    """Return a value that says in `backward` that it has no gradient, if one could be expected.
+
+    Parameters
+    ----------
+    value : array, 0-d
+    pencil : tuple of LinearOperator
+        What it depends on, by products or factors that autograd cannot follow.
+    shift : number or tensor
+    """
+    if not _is_on(namespace(value)):
+        return value
+    live = [one for op in pencil for one in _tensors_behind(op)]
+    live += [shift] if getattr(shift, "requires_grad", False) else []
+    if not live:
+        return value
+
+    def refuse() -> list[Tensor]:
+        msg = (
+            "gradients through B are not implemented. For determinants take "
+            "logdet(A + shift * B) - logdet(B), of which each has one."
+        )
+        raise NotImplementedError(msg)
+
+    return _functions()[0].apply(value, refuse, [], *live)
+
+
+def _tensors_behind(op: LinearOperator) -> list[Tensor]:
+    """Return tensors with a history on which op depends, of every leaf that has some."""
+    found = [source for leaf in leaves(op) for source in sources_of(leaf)]
+    for leaf in leaves(op):
+        if isinstance(leaf, ForeignOperator) and leaf.differentiable:
+            unit = op.xp.ones((leaf.shape[1], 1), dtype=leaf.dtype, device=leaf.device)
+            found.append(with_history(leaf).matmat(unit))
+    return found
 
 
 def with_gradients(values: Array, stack: Array, f: ScalarFunction, *, shift: Any) -> Array:
@@ -252,7 +322,7 @@ def _exact(value: Tensor, problem: Problem, f: ScalarFunction, shift: Any) -> Te
     tensors, chosen = _with_shift(entries.live, shift)
 
     def derivatives() -> list[Tensor]:
-        if isinstance(entries, SparseEntries) and f.name in {"log", "log|x|"}:
+        if isinstance(entries, SparseEntries) and _is_log(f):
             found = _inverse_on_pattern(problem, entries)
             if found is not None:
                 return chosen(*found)
@@ -260,6 +330,10 @@ def _exact(value: Tensor, problem: Problem, f: ScalarFunction, shift: Any) -> Te
         return chosen(entries.of(whole), whole.diagonal().sum())
 
     return _linked(value, derivatives, tensors, tensors)
+
+
+def _is_log(f: ScalarFunction) -> bool:
+    return f is LOG or f is LOG_ABS
 
 
 def _plus(a: Tensor, shift: Any) -> Tensor:
@@ -277,7 +351,7 @@ def _derivative(problem: Problem, f: ScalarFunction) -> Tensor:
 def _slope(a: Tensor, f: ScalarFunction) -> Tensor:
     """Return ``f'(A)^H`` of one matrix or a stack; for log of any sign, of any square A."""
     torch = sys.modules["torch"]
-    if f.name in {"log", "log|x|"}:
+    if _is_log(f):
         return torch.linalg.inv(a).mH
     values, vectors = torch.linalg.eigh(a)
     slopes = f.prime().on_host(to_host(values))
@@ -360,7 +434,10 @@ class _Sampled:
 
     def blocks(self) -> list[range]:
         """Return blocks of probes as narrow as those of the value."""
-        return self.probes.blocks(block_width(self.problem.shifted, self.probes))
+        width = block_width(self.problem.shifted, self.probes.n)
+        if self.probes.exhaustive:
+            width = min(width, -(-self.probes.n // 2))
+        return self.probes.blocks(width)
 
     def control(self) -> _Control:
         """Fit a line to f' at the Gauss nodes of a probe that is independent of the others."""
@@ -468,8 +545,8 @@ def _of_product(
     value: Tensor, derivative: Callable[[], Tensor], product: Tensor, op: LinearOperator
 ) -> Tensor:
     """Link the value to a product, which is not kept itself."""
-    dense = [leaf.source for leaf in leaves(op) if isinstance(leaf, DenseOperator)]
-    origins = [product.sum(), *(a for a in dense if a is not None)]
+    whole = (leaf for leaf in leaves(op) if not isinstance(leaf, TorchSparseOperator))
+    origins = [product.sum(), *(source for leaf in whole for source in sources_of(leaf))]
     return _linked(value, lambda: [derivative()], [product], origins)
 
 

@@ -132,7 +132,7 @@ def _warn_once(infos: Any, advice: str, *, stacklevel: int) -> None:
         return
     first = doubtful[0]
     count = f"{len(doubtful)} of {infos.size} results are doubtful"
-    msg = f"{count}; the first is {_name(first)}: {doubt(infos[first])}. {advice}"
+    msg = f"{count}; the first is {_name(first)}: {doubt(infos[first], advice)}"
     warnings.warn(msg, AccuracyWarning, stacklevel=stacklevel + 1)
 
 

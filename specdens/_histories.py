@@ -21,6 +21,7 @@ from specdens.adapters import (
 )
 from specdens.linear_operator import LinearOperator
 from specdens.operators import Adjoint
+from specdens.structure import DiagonalPlusLowRank
 
 __all__ = [
     "DenseEntries",
@@ -29,7 +30,7 @@ __all__ = [
     "entries_of",
     "has_history",
     "leaves",
-    "source_of",
+    "sources_of",
     "with_history",
 ]
 
@@ -39,13 +40,18 @@ Tensor: TypeAlias = Any
 def has_history(op: LinearOperator) -> bool:
     """Whether op depends on tensors that require a gradient; a product tells, of a foreign one."""
     return any(
-        leaf.differentiable if isinstance(leaf, ForeignOperator) else source_of(leaf) is not None
+        leaf.differentiable if isinstance(leaf, ForeignOperator) else bool(sources_of(leaf))
         for leaf in leaves(op)
     )
 
 
-def source_of(op: LinearOperator) -> Tensor | None:
-    return op.source if isinstance(op, ExplicitOperator) else None
+def sources_of(leaf: LinearOperator) -> list[Tensor]:
+    """Return the tensors that require a gradient of which a leaf was made."""
+    if isinstance(leaf, DiagonalPlusLowRank):
+        return list(leaf.sources.values())
+    if isinstance(leaf, ExplicitOperator) and leaf.source is not None:
+        return [leaf.source]
+    return []
 
 
 def _parts(op: LinearOperator) -> list[LinearOperator]:
@@ -129,6 +135,9 @@ def with_history(op: LinearOperator) -> LinearOperator:
     if isinstance(op, DenseOperator):
         return op if op.source is None else DenseOperator(op.source)
     twin = copy.copy(op)
+    if isinstance(op, DiagonalPlusLowRank):
+        for name, source in op.sources.items():
+            setattr(twin, name, source.to(op.dtype))
     if isinstance(twin, ForeignOperator):
         twin.keeps_history = True
     for name, value in vars(op).items():

@@ -1,6 +1,7 @@
 """Probe vectors by counter: entry (i, r) depends on the key, i and r alone (Philox4x32-10).
 
-The same key gives the same signs on every array library, device, block size and thread count.
+The same key gives the same signs on every array library, device, block size and thread count; the
+same vectors on the sphere up to the last digits. An orthogonal block is made as a whole.
 Only int64 arithmetic is used, because Torch has no unsigned 64-bit products: a product that wraps
 keeps its low 64 bits, and masking after an arithmetic shift recovers the high word.
 """
@@ -9,7 +10,7 @@ from __future__ import annotations
 
 import math
 import secrets
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -24,7 +25,20 @@ from specdens._arrays import (
     require_finite,
 )
 
-__all__ = ["Probes", "gaussian", "key_of", "make_probes", "philox", "signs"]
+__all__ = [
+    "DISTRIBUTIONS",
+    "Probes",
+    "gaussian",
+    "key_of",
+    "key_of_part",
+    "make_probes",
+    "philox",
+    "require_distribution",
+    "signs",
+    "sphere",
+]
+
+DISTRIBUTIONS = ("signs", "sphere", "orthogonal")
 
 DEFAULT_COUNT = 20
 WORD = 0xFFFFFFFF
@@ -33,6 +47,11 @@ WEYL = (0x9E3779B9, 0xBB67AE85)
 
 SIGNS, PHASES, STARTS = 0, 1, 2
 """Streams: signs, the second bit of the phases, and start vectors for spectral bounds."""
+
+SPHERE = 16
+"""Stream of the vectors on the sphere; their imaginary parts are on the next one."""
+PARTS = 2**20
+"""A stream of its own: the keys of the parts of a structured matrix."""
 
 
 def key_of(rng: Any) -> int:
@@ -69,6 +88,13 @@ def key_of(rng: Any) -> int:
         )
         raise TypeError(msg)
     return int(np.random.default_rng(rng).integers(2**64, dtype=np.uint64))
+
+
+def key_of_part(key: int, index: int) -> int:
+    """Return the key of the probes for one part of a matrix: independent ones for each part."""
+    counter = tuple(np.full(1, word, dtype=np.int64) for word in (index, 0, 0, PARTS))
+    low, high, _, _ = philox(np, counter, key)  # type: ignore[arg-type]
+    return int(low[0]) | int(high[0]) << 32
 
 
 def philox(xp: Any, counter: tuple[Array, Array, Array, Array], key: int) -> tuple[Array, ...]:
@@ -164,6 +190,38 @@ def gaussian(
     return xp.astype(xp.reshape(normal, (-1, len(columns)))[:n, :], dtype)
 
 
+def sphere(
+    n: int,
+    columns: range,
+    key: int,
+    *,
+    xp: Any,
+    dtype: Any,
+    where: Any = None,
+    stream: int = SPHERE,
+) -> Array:
+    """Return vectors uniform on the sphere of radius sqrt(n), real or complex by the dtype.
+
+    Column r depends on the key, the stream and r alone, up to the last digits of its norm.
+    """
+    complex_ = xp.isdtype(dtype, "complex floating")
+    wide = xp.complex128 if complex_ else xp.float64
+    place = {"xp": xp, "dtype": wide, "where": where}
+    normal = gaussian(n, columns, key, stream=stream, **place)
+    if complex_:
+        normal = normal + 1j * gaussian(n, columns, key, stream=stream + 1, **place)
+    lengths = np.sqrt(np.real(column_dots(normal, normal)) / n)
+    return xp.astype(normal / xp.asarray(lengths, dtype=wide, device=where)[None, :], dtype)
+
+
+def _orthogonal(n: int, count: int, key: int, *, xp: Any, dtype: Any, where: Any) -> Array:
+    """Return a Haar-distributed block with orthogonal columns of norm sqrt(n), shape (n, count)."""
+    wide = xp.complex128 if xp.isdtype(dtype, "complex floating") else xp.float64
+    q, r = xp.linalg.qr(sphere(n, range(count), key, xp=xp, dtype=wide, where=where))
+    turns = xp.linalg.diagonal(r)  # without them the signs would be those of the algorithm
+    return xp.astype(math.sqrt(n) * q * (turns / xp.astype(xp.abs(turns), wide))[None, :], dtype)
+
+
 @dataclass(frozen=True, kw_only=True)
 class Probes:
     """R probe vectors of length n, made block by block where they are needed.
@@ -176,6 +234,8 @@ class Probes:
         The key of random probes; None for given ones and for the identity.
     exhaustive : bool
         Whether they are the n unit vectors, so that a mean over them is a trace, without chance.
+    distribution : {"signs", "sphere", "orthogonal"}
+        Of random ones. An orthogonal block is held in `given`.
     """
 
     n: int
@@ -186,6 +246,7 @@ class Probes:
     where: Any
     given: Array | None = None
     exhaustive: bool = False
+    distribution: str = "signs"
 
     def block(self, columns: range) -> Array:
         """Return the probes of these numbers, shape (n, len(columns))."""
@@ -196,30 +257,58 @@ class Probes:
             column = self.xp.arange(columns.start, columns.stop, device=self.where)[None, :]
             return self.xp.astype(row == column, self.dtype)
         assert self.key is not None
-        return signs(self.n, columns, self.key, xp=self.xp, dtype=self.dtype, where=self.where)
+        draw = sphere if self.distribution == "sphere" else signs
+        return draw(self.n, columns, self.key, xp=self.xp, dtype=self.dtype, where=self.where)
 
-    def blocks(self, width: int) -> list[range]:
-        """Return consecutive ranges of at most `width` probes."""
-        return [range(i, min(i + width, self.count)) for i in range(0, self.count, width)]
+    def blocks(self, width: int, first: int = 0) -> list[range]:
+        """Return consecutive ranges of at most `width` probes, from the first on."""
+        return [range(i, min(i + width, self.count)) for i in range(first, self.count, width)]
 
 
-def make_probes(probes: Any, n: int, rng: Any, *, xp: Any, dtype: Any, where: Any) -> Probes:
+def require_distribution(distribution: str) -> None:
+    """Raise a ValueError if there is no such distribution of probes."""
+    if distribution not in DISTRIBUTIONS:
+        msg = f"distribution is {distribution!r}; expected one of {DISTRIBUTIONS}."
+        raise ValueError(msg)
+
+
+def make_probes(
+    probes: Any,
+    n: int,
+    rng: Any,
+    *,
+    xp: Any,
+    dtype: Any,
+    where: Any,
+    distribution: str = "signs",
+) -> Probes:
     """Return the probes that an argument `probes=` asks for.
 
     None means 20 random ones; an integer of n or more means the n unit vectors, which cost no more
     and leave nothing to chance; an array of shape (n, R) is taken as it is.
     """
+    require_distribution(distribution)
+    home = {"xp": xp, "dtype": dtype, "where": where}
+    if isinstance(probes, (bool, np.bool_)):
+        msg = f"probes is {probes}; expected an int or an array (n, R)."
+        raise TypeError(msg)
     if probes is None or isinstance(probes, (int, np.integer)):
         count = DEFAULT_COUNT if probes is None else int(probes)
         if count < 1:
             msg = f"probes is {count}; expected at least 1, or an array of shape (n, R)."
             raise ValueError(msg)
         key = key_of(rng)
+        made = Probes(n=n, count=min(count, n), key=key, distribution=distribution, **home)
         if count >= n:
-            return Probes(n=n, count=n, key=key, xp=xp, dtype=dtype, where=where, exhaustive=True)
-        return Probes(n=n, count=count, key=key, xp=xp, dtype=dtype, where=where)
-    given = _checked(probes, n, xp=xp, dtype=dtype, where=where)
-    return Probes(n=n, count=given.shape[1], key=None, xp=xp, dtype=dtype, where=where, given=given)
+            return replace(made, exhaustive=True)
+        if distribution == "orthogonal":
+            return replace(made, given=_orthogonal(n, count, key, **home))
+        return made
+    if distribution != "signs":
+        msg = f"distribution={distribution!r} describes random probes, but probes is an array."
+        raise ValueError(msg)
+    given = _checked(probes, n, **home)
+    return Probes(n=n, count=given.shape[1], key=None, given=given, **home)
 
 
 def _checked(probes: Any, n: int, *, xp: Any, dtype: Any, where: Any) -> Array:

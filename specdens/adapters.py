@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+import math
 import sys
 from collections.abc import Callable
 from functools import cached_property
@@ -15,6 +17,7 @@ from specdens._arrays import (
     default_namespace,
     device,
     is_array,
+    is_complex,
     is_dtype_of_torch,
     namespace,
     on_cpu,
@@ -22,9 +25,14 @@ from specdens._arrays import (
     to_host,
     working_dtype,
 )
-from specdens.linear_operator import LinearOperator
+from specdens.linear_operator import NO_ADJOINT, LinearOperator
 
 __all__ = ["ExplicitOperator", "aslinearoperator"]
+
+SQUARE_FLOPS = 32
+"""Multiplications in A^2, as a multiple of A's entries, up to which tr A^3 and tr A^4 are cheap."""
+
+SQUARED_AT_ONCE = 2**24
 
 ROWS_AT_ONCE = 2**24
 """Entries of a dense matrix that a reduction looks at in one go: its temporaries stay small."""
@@ -58,6 +66,14 @@ class ExplicitOperator(LinearOperator):
         """Return ``max |A - A^H|`` over the entries of a square matrix."""
         raise NotImplementedError
 
+    def equals_adjoint(self, tolerance: float) -> bool:
+        """Whether no entry differs from its mirror by more than a share of both its rows.
+
+        That is ``|a_ij - conj(a_ji)| <= tolerance min(max |row i|, max |row j|)``: in a graded
+        matrix the largest entry says nothing of the others.
+        """
+        raise NotImplementedError
+
     def dense(self) -> Array:
         """Return the matrix as a dense array in double precision, on its device."""
         raise NotImplementedError
@@ -75,10 +91,30 @@ class ExplicitOperator(LinearOperator):
         """The number of stored entries."""
         return int(np.prod(self.values().shape))
 
+    def sum_of_squares(self) -> float:
+        """Return the squared Frobenius norm, summed in double precision."""
+        return _sum_of_squares(self.xp, self.values())
+
+    def power_traces(self) -> tuple[float, ...]:
+        """Return tr A and tr A^2 = ||A||_F^2 of a Hermitian matrix."""
+        return self._power_traces
+
+    @cached_property
+    def _power_traces(self) -> tuple[float, ...]:
+        xp, diagonal = self.xp, self.diagonal()
+        if is_complex(diagonal):
+            diagonal = xp.real(diagonal)
+        return float(xp.sum(xp.astype(diagonal, xp.float64))), self.sum_of_squares()
+
     def _double(self, a: Array) -> Array:
         xp = self.xp
         complex_ = xp.isdtype(self.dtype, "complex floating")
         return xp.astype(a, xp.complex128 if complex_ else xp.float64)
+
+
+def _sum_of_squares(xp: Any, values: Array) -> float:
+    wide = xp.complex128 if is_complex(values) else xp.float64
+    return float(xp.sum(xp.abs(xp.astype(values, wide)) ** 2))
 
 
 class DenseOperator(ExplicitOperator):
@@ -117,6 +153,11 @@ class DenseOperator(ExplicitOperator):
         step = max(1, ROWS_AT_ONCE // max(1, columns))
         return [slice(i, min(i + step, rows)) for i in range(0, rows, step)]
 
+    def sum_of_squares(self) -> float:
+        """Return the squared Frobenius norm, summed in double precision."""
+        rows = self._row_ranges()
+        return sum(_sum_of_squares(self.xp, self.array[some, :]) for some in rows)
+
     def absolute_row_sums(self) -> Array:
         """Return the sums of moduli over rows."""
         xp = self.xp
@@ -125,13 +166,32 @@ class DenseOperator(ExplicitOperator):
 
     def asymmetry(self) -> float:
         """Return the largest deviation from the adjoint."""
-        xp, worst = self.xp, 0.0
-        complex_ = xp.isdtype(self.dtype, "complex floating")
-        for rows in self._row_ranges():
-            mirror = xp.matrix_transpose(self.array[:, rows])
-            mirror = xp.conj(mirror) if complex_ else mirror
-            worst = max(worst, float(xp.max(xp.abs(self.array[rows, :] - mirror))))
-        return worst
+        return max(float(self.xp.max(self._deviations(rows))) for rows in self._row_ranges())
+
+    def equals_adjoint(self, tolerance: float) -> bool:
+        """Whether no entry differs from its mirror by more than a share of both its rows."""
+        if self.asymmetry() == 0:
+            return True
+        xp = self.xp
+        largest = xp.concat([
+            xp.max(xp.abs(self.array[rows, :]), axis=1) for rows in self._row_ranges()
+        ])
+        return all(
+            bool(
+                xp.all(
+                    self._deviations(rows)
+                    <= tolerance * xp.minimum(largest[rows, None], largest[None, :])
+                )
+            )
+            for rows in self._row_ranges()
+        )
+
+    def _deviations(self, rows: slice) -> Array:
+        """Return ``|A - A^H|`` in some rows."""
+        mirror = self.xp.matrix_transpose(self.array[:, rows])
+        if self.xp.isdtype(self.dtype, "complex floating"):
+            mirror = self.xp.conj(mirror)
+        return self.xp.abs(self.array[rows, :] - mirror)
 
     def dense(self) -> Array:
         """Return the array in double precision, cast from what was given."""
@@ -187,6 +247,37 @@ class SparseOperator(ExplicitOperator):
         difference = (self.array - self.array.conj().T).data
         return float(self.xp.max(self.xp.abs(difference))) if difference.size else 0.0
 
+    @cached_property
+    def _power_traces(self) -> tuple[float, ...]:
+        """Return also tr A^3 and tr A^4 = ||A^2||_F^2 where A^2 costs no more than some products."""
+        first = super()._power_traces
+        host = self.xp.__name__.endswith("numpy")
+        if not host or self.nnz == 0 or self._square_flops() > SQUARE_FLOPS * self.nnz:
+            return first
+        third, fourth = 0.0, 0.0
+        for rows in self._row_ranges():
+            a = self.array[rows]
+            square = (a @ self.array).astype(np.result_type(self.array.dtype, np.float64))
+            third += float(square.multiply(a.conj()).sum().real)
+            fourth += _sum_of_squares(self.xp, square.data)
+        return (*first, third, fourth)
+
+    def _square_flops(self) -> int:
+        """Return the multiplications in A^2 of a matrix with a symmetric pattern."""
+        return int(np.sum(np.diff(self.array.indptr).astype(np.int64) ** 2))
+
+    def _row_ranges(self) -> list[slice]:
+        count = math.ceil(self._square_flops() / SQUARED_AT_ONCE)
+        edges = np.linspace(0, self.shape[0], count + 1).astype(int)
+        return [slice(a, b) for a, b in itertools.pairwise(edges) if a < b]
+
+    def equals_adjoint(self, tolerance: float) -> bool:
+        """Whether no entry differs from its mirror by more than a share of both its rows."""
+        xp, difference = self.xp, (self.array - self.array.conj().T).tocoo()
+        largest = abs(self.array).max(axis=1).toarray().ravel()
+        least = xp.minimum(largest[difference.row], largest[difference.col])
+        return bool(xp.all(xp.abs(difference.data) <= tolerance * least))
+
     def dense(self) -> Array:
         """Return the matrix as a dense array."""
         return self._double(self.array.toarray())
@@ -208,6 +299,9 @@ class TorchSparseOperator(ExplicitOperator):
         xp = namespace(a)
         if a.ndim != 2:
             msg = f"A is a sparse tensor of shape {tuple(a.shape)}; expected two dimensions."
+            raise ValueError(msg)
+        if a.dense_dim():
+            msg = "A is a hybrid tensor, with dense rows of a sparse one. Pass A.to_dense()."
             raise ValueError(msg)
         coo = a.detach().to_sparse_coo().coalesce()
         self.array = coo.to(working_dtype(xp, coo.dtype))
@@ -252,6 +346,16 @@ class TorchSparseOperator(ExplicitOperator):
         difference = (self.array - self._adjoint).coalesce().values()
         return float(difference.abs().max()) if difference.numel() else 0.0
 
+    def equals_adjoint(self, tolerance: float) -> bool:
+        """Whether no entry differs from its mirror by more than a share of both its rows."""
+        difference = (self.array - self._adjoint).coalesce()
+        rows, columns = difference.indices()
+        sizes = self.values().abs()
+        largest = self.xp.zeros(self.shape[0], dtype=sizes.dtype, device=self.device)
+        largest = largest.scatter_reduce_(0, self.array.indices()[0], sizes, "amax")
+        least = self.xp.minimum(largest[rows], largest[columns])
+        return bool((difference.values().abs() <= tolerance * least).all())
+
     def dense(self) -> Array:
         """Return the matrix as a dense tensor."""
         return self._double(self.array.to_dense())
@@ -291,10 +395,15 @@ class ForeignOperator(LinearOperator):
         xp: Any,
         device: Any,
         hermitian: bool | None,
+        traces: tuple[float, ...] = (),
     ) -> None:
         super().__init__(shape, dtype=dtype, xp=xp, device=device)
         self._product, self._adjoint_product = matmat, rmatmat
-        self.hermitian = hermitian
+        self.hermitian, self._traces = hermitian, traces
+
+    def power_traces(self) -> tuple[float, ...]:
+        """Return what its maker stated."""
+        return self._traces
 
     def _matmat(self, x: Array) -> Array:
         return self._received(self._product(x))
@@ -328,6 +437,8 @@ def aslinearoperator(
     matmat: Callable[[Array], Array] | None = None,
     rmatmat: Callable[[Array], Array] | None = None,
     hermitian: bool | None = None,
+    trace: float | None = None,
+    frobenius_squared: float | None = None,
     like: Array | None = None,
 ) -> LinearOperator:
     """Return A as a linear operator on the array library and device where it lives.
@@ -349,6 +460,10 @@ def aslinearoperator(
         For a callable: the same products for a block (n, R), which are then used throughout.
     hermitian : bool, optional
         A claim. It is checked on the way, without an extra product.
+    trace, frobenius_squared : float, optional
+        For a callable or object that is Hermitian: its exact trace and the sum of its squared
+        entries, which take the variance of linear and quadratic functions out of every estimate.
+        An object may state them as attributes of these names.
     like : array, optional
         For a callable or object: an array of the library and on the device that it works with.
         Default NumPy, or what its dtype and device say. Torch tensors that the products use and
@@ -385,17 +500,34 @@ def aslinearoperator(
     if hasattr(A, "shape"):
         if not any(hasattr(A, name) for name in ("matmat", "matvec")) and hasattr(A, "__array__"):
             return _dense(np.asarray(A))
-        return _from_object(A, dtype=dtype, hermitian=hermitian, like=like)
+        traces = _stated_traces(A, trace, frobenius_squared)
+        return _from_object(A, dtype=dtype, hermitian=hermitian, like=like, traces=traces)
     if callable(A):
         return _from_callable(
             A, n, dtype=dtype, rmatvec=rmatvec, matmat=matmat, rmatmat=rmatmat,
-            hermitian=hermitian, like=like,
+            hermitian=hermitian, like=like, traces=_stated_traces(A, trace, frobenius_squared),
         )  # fmt: skip
     msg = (
         f"A is of type {type(A).__name__}; expected an array, a sparse matrix, an object with "
         "shape and matmat, matvec or @, or a callable with n=."
     )
     raise TypeError(msg)
+
+
+def _stated_traces(
+    a: Any, trace: float | None, frobenius_squared: float | None
+) -> tuple[float, ...]:
+    """Return tr A and tr A^2 as stated; a number of A's own, not a method such as NumPy's."""
+    stated = []
+    for name, value in (("trace", trace), ("frobenius_squared", frobenius_squared)):
+        found = getattr(a, name, None) if value is None else value
+        if not isinstance(found, (int, float, np.integer, np.floating)):
+            break
+        if not math.isfinite(found):
+            msg = f"{name} is {found}; expected a finite number."
+            raise ValueError(msg)
+        stated.append(float(found))
+    return tuple(stated)
 
 
 def _dense(a: Any) -> LinearOperator:
@@ -452,7 +584,12 @@ def _as_dtype(xp: Any, dtype: Any) -> Any:
 
 
 def _from_object(
-    a: Any, *, dtype: Any, hermitian: bool | None, like: Array | None
+    a: Any,
+    *,
+    dtype: Any,
+    hermitian: bool | None,
+    like: Array | None,
+    traces: tuple[float, ...],
 ) -> LinearOperator:
     shape = tuple(int(side) for side in a.shape)
     if len(shape) != 2:
@@ -460,7 +597,7 @@ def _from_object(
         raise ValueError(msg)
     xp, where, working = _home(a, dtype, like)
     if hasattr(a, "matmat"):
-        product = a.matmat
+        product = _of_scipy(a.matmat) if _is_scipy(a) else a.matmat
     elif hasattr(a, "matvec"):
         product = _by_columns(a.matvec)
     elif hasattr(a, "__matmul__"):
@@ -471,29 +608,35 @@ def _from_object(
     claimed = getattr(a, "hermitian", None) if hermitian is None else hermitian
     return ForeignOperator(
         shape, product, _adjoint_of(a),
-        dtype=working, xp=xp, device=where, hermitian=claimed,
+        dtype=working, xp=xp, device=where, hermitian=claimed, traces=traces,
     )  # fmt: skip
 
 
 def _adjoint_of(a: Any) -> Callable[[Array], Array] | None:
     """Return the adjoint product of an object, or None where it has none."""
     if hasattr(a, "rmatmat"):
-        return _scipy_adjoint(a) if type(a).__module__.startswith("scipy.") else a.rmatmat
+        return _of_scipy(a.rmatmat) if _is_scipy(a) else a.rmatmat
     return _by_columns(a.rmatvec) if hasattr(a, "rmatvec") else None
 
 
-def _scipy_adjoint(a: Any) -> Callable[[Array], Array]:
-    """Return a SciPy operator's ``rmatmat``, which calls None where no rmatvec was given."""
+def _is_scipy(a: Any) -> bool:
+    return any(kind.__module__.startswith("scipy.") for kind in type(a).__mro__)
 
-    def product(x: Array) -> Array:
+
+def _of_scipy(product: Callable[[Array], Array]) -> Callable[[Array], Array]:
+    """Return a product of a SciPy operator that says so where it needs an rmatvec not given."""
+
+    def said(x: Array) -> Array:
         try:
-            return a.rmatmat(x)
-        except TypeError as error:
+            return product(x)
+        except TypeError as error:  # it calls None
             if "'NoneType' object is not callable" not in str(error):
                 raise
-            raise NotImplementedError from None
+            raise NotImplementedError(NO_ADJOINT) from None
+        except (NotImplementedError, RecursionError):
+            raise NotImplementedError(NO_ADJOINT) from None
 
-    return product
+    return said
 
 
 def _by_columns(apply: Callable[[Array], Array]) -> Callable[[Array], Array]:
@@ -516,16 +659,17 @@ def _from_callable(
     rmatmat: Callable[[Array], Array] | None,
     hermitian: bool | None,
     like: Array | None,
+    traces: tuple[float, ...],
 ) -> LinearOperator:
     if n is None:
         msg = "A is a callable, whose size is unknown; pass aslinearoperator(A, n=..., dtype=...)."
         raise TypeError(msg)
-    if n < 0:
-        msg = f"n is {n}; expected the order of the matrix, at least 0."
+    if isinstance(n, bool) or not isinstance(n, (int, np.integer)) or n < 0:
+        msg = f"n is {n!r}; expected the order of the matrix, an integer, at least 0."
         raise ValueError(msg)
     xp, where, working = _home(a, dtype, like)
     adjoint = rmatmat if rmatmat is not None else (_by_columns(rmatvec) if rmatvec else None)
     return ForeignOperator(
         (n, n), matmat or _by_columns(a), adjoint,
-        dtype=working, xp=xp, device=where, hermitian=hermitian,
+        dtype=working, xp=xp, device=where, hermitian=hermitian, traces=traces,
     )  # fmt: skip

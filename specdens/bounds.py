@@ -14,7 +14,7 @@ from specdens.linear_operator import LinearOperator
 from specdens.quadrature import ritz_pairs
 from specdens.results import SpectralBounds
 
-__all__ = ["estimated_bounds", "gershgorin", "known_bounds", "stated_bounds"]
+__all__ = ["NARROWEST", "estimated_bounds", "gershgorin", "known_bounds", "stated_bounds"]
 
 STEPS = 20
 """Lanczos steps: the extreme Ritz values are then within 2 % of the width."""
@@ -23,6 +23,10 @@ NEAR = 0.1
 
 RESIDUALS, SHARE = 4.0, 0.01
 """The safeguard: residual norms, and share of the width."""
+
+
+NARROWEST = 1e4
+"""Least half-width of an estimated interval, in units of rounding of its ends."""
 
 
 def gershgorin(op: ExplicitOperator) -> tuple[float, float]:
@@ -90,9 +94,14 @@ def estimated_bounds(op: LinearOperator, *, known: SpectralBounds, rng: Any = 0)
     near = NEAR * (high - low)
     proved_low = known.low_rigorous and known.low >= low - near
     proved_high = known.high_rigorous and known.high <= high + near
+    low, high = known.low if proved_low else low, known.high if proved_high else high
+    unit = float(op.xp.finfo(op.dtype).eps)
+    missing = NARROWEST * unit * max(abs(low), abs(high)) - (high - low) / 2
+    if missing > 0:  # a multiple of the identity, up to rounding
+        low, high = low - missing, high + missing
     return SpectralBounds(
-        known.low if proved_low else low,
-        known.high if proved_high else high,
+        low,
+        high,
         low_rigorous=proved_low,
         high_rigorous=proved_high,
         how="Lanczos with a safeguard",

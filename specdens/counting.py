@@ -6,16 +6,17 @@ from typing import Any
 
 import numpy as np
 
-from specdens._arrays import eps
+from specdens._arrays import eps, is_array
 from specdens._probes import Probes
-from specdens.adapters import ExplicitOperator
-from specdens.bounds import estimated_bounds
+from specdens.bounds import NARROWEST, estimated_bounds
 from specdens.chebyshev import cumulative_weights, damping, to_unit, width
 from specdens.estimation import ESCAPED, advice, summed
-from specdens.exact import UNIT, dense_of, spectrum_is_small
+from specdens.exact import LARGEST_ON_CPU, UNIT, lu_fits
+from specdens.inertia import combined, sparse_inertia, sparse_on_host
 from specdens.lanczos import Tridiagonal
 from specdens.moments import EscapeError
 from specdens.operators import Counting
+from specdens.pencils import Whitened, whitened
 from specdens.preparation import (
     Problem,
     checked_count,
@@ -26,10 +27,15 @@ from specdens.preparation import (
 )
 from specdens.quadrature import gauss
 from specdens.results import Estimate, SpectralBounds, warn_of_doubt
+from specdens.rules import Rule, by_parts
 from specdens.sampling import bounds_for, moments_by_chebyshev, probes_for, tridiagonals, widened
 from specdens.truncation import Truncated
+from specdens.union import Union, eigenvalues, eigenvalues_are_cheap, union
 
 __all__ = ["eigencount", "spectral_bounds"]
+
+EDGE = 1e-10
+"""Share of the norm of a sparse matrix within which an eigenvalue counts as lying on an end."""
 
 
 def spectral_bounds(
@@ -40,10 +46,10 @@ def spectral_bounds(
 ) -> SpectralBounds:
     r"""Return an interval that contains the spectrum of a Hermitian matrix.
 
-    The intersection of what is known by proof (Gershgorin's circles of an explicit matrix, the
-    construction of a `Gram`) with the extreme Ritz values of 20 Lanczos steps and a safeguard: 4
-    residual norms and 1 % of the width. That has no proof, but a Chebyshev recurrence that meets an
-    eigenvalue outside notices it.
+    The extreme Ritz values of 20 Lanczos steps with a safeguard: 4 residual norms and 1 % of the
+    width. That has no proof, but a Chebyshev recurrence that meets an eigenvalue outside notices
+    it. An end known by proof (Gershgorin's circles of an explicit matrix, the construction of a
+    `Gram`) is taken instead where that makes the interval hardly wider.
 
     Parameters
     ----------
@@ -82,7 +88,7 @@ def spectral_bounds(
     True
     """
     problem = prepare(A, hermitian=hermitian)
-    require_states(problem)
+    require_states(problem, "an interval of eigenvalues")
     return estimated_bounds(problem.op, known=problem.known, rng=rng)
 
 
@@ -91,6 +97,7 @@ def eigencount(
     low: float,
     high: float,
     *,
+    B: Any = None,
     moments: int = 256,
     probes: Any = None,
     method: str = "auto",
@@ -107,14 +114,18 @@ def eigencount(
         Anything that `aslinearoperator` takes.
     low, high : float
         The closed interval; an end may be infinite. Eigenvalues on an end count, also if rounding
-        puts them just outside.
+        puts them just outside (of a large sparse matrix, within 1e-10 of its norm).
+    B : array or sparse matrix, shape (n, n), optional
+        Hermitian and positive definite: then the eigenvalues are those of ``A x = lambda B x``.
+        It is factored.
     moments : int
         Information per probe; the edges are resolved to about ``1/moments`` of the spectrum.
     probes : int or array of shape (n, R), optional
         Default 20 random signs. n or more: the unit vectors, without chance.
     method : {"auto", "exact", "lanczos", "chebyshev"}
         ``"auto"`` takes all eigenvalues of dense matrices up to n = 8192 (32768 on a GPU) and
-        sparse ones up to 2048, and else Lanczos quadrature, whose error at the edges is bounded.
+        sparse ones up to 2048; the inertia of larger sparse ones whose factors are predicted to
+        stay below 2 GB; and else Lanczos quadrature, whose error at the edges is bounded.
     hermitian : bool, optional
         A claim about an operator; checked on the way.
     bounds : tuple of float, optional
@@ -132,7 +143,9 @@ def eigencount(
     Raises
     ------
     ValueError
-        If A is not square, not Hermitian or not finite; if not ``low <= high``.
+        If A is not square, not Hermitian or not finite; if B is not positive definite; if not
+        ``low <= high``; if ``"exact"`` is asked of a large sparse matrix that has an eigenvalue
+        too close to an edge for its factorisation to certify the number.
 
     Warns
     -----
@@ -144,7 +157,8 @@ def eigencount(
     Costs ``ceil(moments / 2)`` products with each probe. By Lanczos the bias bound is that of
     Chebyshev, Markov and Stieltjes: the distribution function of a probe's measure lies between the
     partial sums of its Gauss weights (rigorous in exact arithmetic). By Chebyshev moments it is the
-    weight within two kernel widths of an edge, which is a heuristic.
+    weight within two kernel widths of an edge, which is a heuristic. By inertia: two sparse
+    factorisations, whose error is measured (see `inertia`).
 
     References
     ----------
@@ -164,6 +178,7 @@ def eigencount(
     if not low <= high:
         msg = f"the interval is [{low}, {high}]; expected low <= high."
         raise ValueError(msg)
+    A = A if B is None else whitened(A, B)
     problem = prepare(A, hermitian=hermitian, bounds=bounds)
     require_hermitian(problem, "a count of eigenvalues")
     estimate = _count(problem, low, high, moments, probes, method, rng)
@@ -177,11 +192,18 @@ def _count(
 ) -> Estimate:
     if problem.n == 0:
         return Estimate(value=0.0)
-    vectors = probes_for(problem.op, probes, rng)
+    found = None if is_array(probes) else union(problem)
+    if found is not None:
+        return _count_of_union(found, low, high, moments, probes, method, rng)
+    if method in {"auto", "exact"} and not eigenvalues_are_cheap(problem.op):
+        certain = _by_inertia(problem, low, high, method)
+        if certain is not None:
+            return certain
+    vectors = probes_for(problem.shifted, probes, rng)
     full = vectors.exhaustive and moments >= 2 * problem.n
-    if method == "exact" or (method == "auto" and (full or spectrum_is_small(problem.op))):
+    if method == "exact" or (method == "auto" and (full or eigenvalues_are_cheap(problem.op))):
         return _exact_count(problem, low, high)
-    op = Counting(problem.op)
+    op = Counting(problem.shifted)
     flags: tuple[str, ...] = ()
     interval = None
     if method == "chebyshev":
@@ -208,15 +230,66 @@ def _count(
     )
 
 
+def _count_of_union(
+    found: Union, low: float, high: float, moments: int, probes: Any, method: str, rng: Any
+) -> Estimate:
+    """Count the eigenvalues of each part, and those that are known."""
+    slack = 10 * UNIT * max((abs(x) for x, _ in found.known), default=0.0)
+    known = sum(times for x, times in found.known if low - slack <= complex(x).real <= high + slack)
+    rule = Rule(tuple((1, part) for part in found.parts), float(known))
+
+    def solve(part: Problem, key: int) -> tuple[float, Estimate]:
+        return 1.0, _count(part, low, high, moments, probes, method, key)
+
+    return by_parts(rule, solve, rng)[1]
+
+
+def _by_inertia(problem: Problem, low: float, high: float, method: str) -> Estimate | None:
+    """Count by the inertia of ``A - x B`` at both ends; None where that is too dear or uncertain.
+
+    The ends move out by a share of the norm: a factorisation cannot tell an eigenvalue that lies on
+    an end from its neighbours.
+    """
+    op, n = problem.op, problem.n
+    a, b = (op.base, op.b) if isinstance(op, Whitened) else (op, None)
+    matrix, other = sparse_on_host(a), None if b is None else sparse_on_host(b)
+    if matrix is None or (b is not None and other is None):
+        return None
+    if method == "auto" and not lu_fits(combined(matrix, other, 1.0), hermitian=True):
+        return None
+    sizes = [abs(x) for x in (problem.known if b is None else (low, high)) if np.isfinite(x)]
+    reach = EDGE * max(sizes, default=0.0)
+    counts = []
+    for x in (low - reach, high + reach):
+        if np.isinf(x):
+            counts.append(n if x > 0 else 0)
+            continue
+        found = sparse_inertia(combined(matrix, other, problem.real_shift - x))
+        if found is None:
+            _require_small(n, x, method)
+            return None
+        counts.append(found.negative)
+    return Estimate(value=float(counts[1] - counts[0]), matvecs=problem.matvecs)
+
+
+def _require_small(n: int, x: float, method: str) -> None:
+    """Raise a ValueError if nothing else is left that is exact."""
+    if method == "exact" and n > LARGEST_ON_CPU:
+        msg = (
+            f"an eigenvalue is so close to {x:.10g} that the factorisation certifies no count, and "
+            f"order {n} is too large for all eigenvalues. Move the end, or use method='lanczos'."
+        )
+        raise ValueError(msg)
+
+
 def _exact_count(problem: Problem, low: float, high: float) -> Estimate:
     xp = problem.op.xp
-    spectrum = xp.linalg.eigvalsh(dense_of(problem.op))
+    spectrum, matvecs = eigenvalues(problem.op)
+    spectrum = spectrum + problem.real_shift
     slack = (10 + problem.n**0.5) * UNIT * float(xp.max(xp.abs(spectrum)))
     inside = (spectrum >= low - slack) & (spectrum <= high + slack)
-    explicit = isinstance(problem.op, ExplicitOperator)
     return Estimate(
-        value=float(xp.sum(xp.astype(inside, xp.float64))),
-        matvecs=problem.matvecs + (0 if explicit else problem.n),
+        value=float(xp.sum(xp.astype(inside, xp.float64))), matvecs=problem.matvecs + matvecs
     )
 
 
@@ -263,6 +336,10 @@ def _by_kernel(
     op: Counting, vectors: Probes, moments: int, interval: SpectralBounds, low: float, high: float
 ) -> Truncated:
     """Count by Jackson-damped moments; what is within two kernel widths of an edge is in doubt."""
+    # Where all eigenvalues are equal up to rounding, an end among them leaves out none.
+    unit = eps(op.xp.empty(0, dtype=op.dtype))
+    slack = 4 * NARROWEST * unit * max(abs(interval.low), abs(interval.high))
+    low, high = low - slack, high + slack
     interval = widened(interval, 0.01)
     table = moments_by_chebyshev(op, vectors, moments, interval).table
     factors = damping("jackson", moments)

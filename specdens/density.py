@@ -6,6 +6,7 @@ import logging
 import math
 import warnings
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -14,9 +15,10 @@ from specdens._arrays import Array, is_array, is_complex, namespace, to_host
 from specdens._probes import Probes, make_probes
 from specdens.adapters import ExplicitOperator
 from specdens.chebyshev import damping, width
-from specdens.exact import dense_of, spectrum_is_small
+from specdens.exact import dense_of
 from specdens.moments import EscapeError
-from specdens.operators import Counting
+from specdens.operators import Counting, finite_real
+from specdens.pencils import whitened
 from specdens.preparation import (
     Problem,
     checked_count,
@@ -34,6 +36,7 @@ from specdens.sampling import (
     widened,
 )
 from specdens.spectral_density import SpectralDensity
+from specdens.union import eigenvalues, eigenvalues_are_cheap, union
 
 __all__ = ["density", "local_density"]
 
@@ -48,6 +51,7 @@ _log = logging.getLogger(__name__)
 def density(
     A: Any,
     *,
+    B: Any = None,
     moments: int = MOMENTS,
     resolution: float | None = None,
     probes: Any = None,
@@ -63,6 +67,9 @@ def density(
     ----------
     A : array, sparse matrix or operator, shape (n, n)
         Anything that `aslinearoperator` takes; Hermitian, n at least 1.
+    B : array or sparse matrix, shape (n, n), optional
+        Hermitian and positive definite: then the eigenvalues are those of ``A x = lambda B x``.
+        It is factored.
     moments : int
         N: costs half as many products with each probe, and gives a resolution of about
         ``pi / N`` times half the width of the spectrum.
@@ -94,7 +101,8 @@ def density(
     Raises
     ------
     ValueError
-        If A is empty, not square, not Hermitian or not finite, or an option is not as described.
+        If A is empty, not square, not Hermitian or not finite, B is not positive definite, or an
+        option is not as described.
 
     Notes
     -----
@@ -116,15 +124,24 @@ def density(
     >>> print(f"mean {rho.integrate(lambda x: x):.2f} ± {rho.integral_stderr(lambda x: x):.2f}")
     mean 3.98 ± 0.01
     """
+    A = A if B is None else whitened(A, B)
     problem, moments = _checked(A, moments, kernel, method, hermitian, bounds)
     op = Counting(problem.op)
     vectors = probes_for(problem.op, probes, rng)
-    interval, moments = _resolved(problem, op, resolution, moments, kernel, vectors)
     full = vectors.exhaustive and moments >= 2 * problem.n
-    if method == "exact" or (method == "auto" and (full or spectrum_is_small(problem.op))):
+    exact = method == "exact" or (method == "auto" and (full or eigenvalues_are_cheap(problem.op)))
+    rest, atom = (problem, None) if exact or is_array(probes) else _without_atom(problem)
+    if atom is not None:
+        op = Counting(rest.op)
+        vectors = probes_for(rest.op, probes, vectors.key)
+        rest = _reaching(rest, op, atom[0], vectors.key)
+    interval, moments = _resolved(rest, op, resolution, moments, kernel, vectors)
+    if exact:
         found, method = _moments_of_eigenvalues(problem, op, moments), "exact"
     else:
-        found, method = _moments(problem, op, vectors, moments, method, interval)
+        found, method = _moments(rest, op, vectors, moments, method, interval)
+    if atom is not None:
+        found = _with_atom(op, vectors, found, *atom)
     chance = method != "exact" and not vectors.exhaustive
     return SpectralDensity(
         moments=found.table.mean(axis=1),
@@ -239,7 +256,8 @@ def _resolved(
     """Return the number of moments that a resolution needs, and the interval if that took one."""
     if resolution is None:
         return None, moments
-    if not (math.isfinite(resolution) and resolution > 0):
+    resolution = finite_real(resolution, "resolution")
+    if resolution <= 0:
         msg = f"resolution is {resolution}; expected a positive width in units of energy."
         raise ValueError(msg)
     interval = bounds_for(op, problem.known, stated=problem.stated, key=vectors.key)
@@ -269,13 +287,45 @@ def _moments(
     return moments_by_lanczos(op, vectors, moments, margin=MARGIN, stated=stated), "lanczos"
 
 
+def _without_atom(problem: Problem) -> tuple[Problem, tuple[float, float] | None]:
+    """Return what is left without an eigenvalue known to be multiple, and its value and share."""
+    found = union(problem)
+    if found is None or len(found.known) != 1 or found.parts[0].n == 0:
+        return problem, None
+    ((value, times),) = found.known
+    return found.parts[0], (complex(value).real, times / problem.n)
+
+
+def _reaching(rest: Problem, op: Counting, value: float, key: int | None) -> Problem:
+    """Return a problem whose stated interval contains an eigenvalue of the whole, too."""
+    interval = bounds_for(op, rest.known, stated=rest.stated, key=key)
+    return replace(rest, known=_including(interval, value), stated=True)
+
+
+def _with_atom(
+    op: Counting, vectors: Probes, found: Moments, value: float, share: float
+) -> Moments:
+    """Return moments together with those of an eigenvalue that is known, and its share."""
+    count = len(found.table)
+    if not found.bounds.low <= value <= found.bounds.high:  # the interval had to be replaced
+        wide = _including(found.bounds, value)
+        found = moments_by_lanczos(op, vectors, count, margin=MARGIN, stated=wide)
+    angle = np.arccos(np.clip(_to_unit(np.array(value), found.bounds), -1, 1))
+    table = share * np.cos(np.arange(count) * angle)[:, None] + (1 - share) * found.table
+    return Moments(table, found.bounds)
+
+
+def _including(bounds: SpectralBounds, value: float) -> SpectralBounds:
+    return replace(bounds, low=min(bounds.low, value), high=max(bounds.high, value))
+
+
 def _moments_of_eigenvalues(problem: Problem, op: Counting, moments: int) -> Moments:
     """Return the moments of the density from all eigenvalues, on their device."""
-    xp = problem.op.xp
-    spectrum = xp.linalg.eigvalsh(_dense(problem, op))
+    spectrum, matvecs = eigenvalues(problem.op)
+    op.count += matvecs
     bounds = _around(problem, spectrum)
     t = _to_unit(spectrum, bounds)
-    return Moments(_moment_rows(t, moments, xp.mean)[:, None], bounds)
+    return Moments(_moment_rows(t, moments, problem.op.xp.mean)[:, None], bounds)
 
 
 def _moments_of_eigenvectors(
@@ -346,6 +396,9 @@ def _vectors(problem: Problem, given: Any) -> tuple[Probes, bool]:
         block = given[:, None] if given.ndim == 1 else given
         return make_probes(block, n, None, **home), given.ndim == 1
     sites = np.asarray(to_host(given) if is_array(given) else given)
+    if sites.dtype.kind not in "biuf":
+        msg = f"sites are {given!r}; expected integers, or an array of vectors (n, R)."
+        raise TypeError(msg)
     if sites.ndim > 1 or sites.size == 0 or not np.all(sites == np.round(sites)):
         msg = "expected one site, a sequence of sites (integers), or an array of vectors (n, R)."
         raise ValueError(msg)

@@ -12,11 +12,25 @@ from specdens.results import Estimate, SpectralBounds
 from specdens.sampling import standard_error
 from specdens.truncation import Truncated
 
-__all__ = ["ESCAPED", "INDEFINITE", "SINGULAR", "UNRESOLVED", "advice", "finite_pair", "summed"]
+__all__ = [
+    "CONTRADICTED",
+    "ESCAPED",
+    "ILL_CONDITIONED",
+    "INDEFINITE",
+    "OVERFLOW",
+    "SINGULAR",
+    "UNRESOLVED",
+    "advice",
+    "finite_pair",
+    "summed",
+]
 
+BLIND = "the given probes do not differ, and see one eigenvalue: nothing tells their error"
+CONTRADICTED = "the probes contradict the trace or Frobenius norm that was stated"
 ESCAPED = "the spectrum is not inside the bounds that were given"
 INDEFINITE = "eigenvalues of both signs: log|x| is singular inside the spectrum"
 ILL_CONDITIONED = "A is so ill-conditioned that rounding alone spoils digits of the result"
+OVERFLOW = "f(A) is beyond the range of floating-point numbers"
 SINGULAR = "A is singular to working precision"
 UNRESOLVED = "the eigenvalue next to 0 is not resolved: the bound used on that side is a guess"
 
@@ -29,11 +43,15 @@ def summed(
     matvecs: int,
     bounds: SpectralBounds | None,
     flags: tuple[str, ...] = (),
+    mass: float | None = None,
+    exact_part: complex = 0.0,
+    exact_bias: float = 0.0,
+    deflated: int = 0,
 ) -> Estimate:
-    """Return the estimate of a trace from each probe's value for mass 1."""
-    n = probes.n
-    mean = n * np.mean(truncated.values)
-    value = complex(mean) if np.iscomplexobj(truncated.values) else float(mean)
+    """Return the estimate of a trace from each probe's value for mass 1, plus what is known."""
+    n = float(probes.n) if mass is None else mass
+    mean = exact_part + n * np.mean(truncated.values)
+    value = complex(mean) if np.iscomplexobj(mean) else float(mean)
     shared: dict[str, Any] = {
         "value": value,
         "matvecs": matvecs,
@@ -41,11 +59,16 @@ def summed(
         "method": method,
         "bounds": None if bounds is None else finite_pair(bounds),
         "seed": None if probes.exhaustive else probes.key,
+        "deflated": deflated,
     }
     if not np.isfinite(value):
+        # -inf is the log of a singular matrix; anything else is more than floating point can hold.
+        flags = flags if value == -math.inf else (*flags, OVERFLOW)
         return Estimate(converged=not flags, flags=flags, **shared)
     stderr = n * standard_error(truncated.values, probes, truncated.spread)
-    bias = n * truncated.bias
+    if probes.given is not None and stderr == 0 and probes.n > 1:
+        flags = (*flags, BLIND)
+    bias = n * truncated.bias + exact_bias
     negligible = n * truncated.rounding + max(stderr, 1e-8 * abs(value))
     return Estimate(
         stderr=stderr,

@@ -18,17 +18,22 @@ from specdens._arrays import (
     lu_diagonal,
     namespace,
     on_cpu,
+    require_finite,
     to_host,
 )
 from specdens.adapters import DenseOperator, ExplicitOperator
 from specdens.linear_operator import LinearOperator
 
 __all__ = [
+    "LARGEST_ON_CPU",
+    "NOISE",
     "UNIT",
     "Factored",
+    "balanced",
     "dense_is_small",
     "dense_of",
     "lu_fits",
+    "parity",
     "predicted_lu_bytes",
     "slogdet",
     "slogdets",
@@ -65,13 +70,14 @@ def spectrum_is_small(op: LinearOperator) -> bool:
 def dense_of(op: LinearOperator, shift: complex = 0.0) -> Array:
     """Return ``A + shift I`` as a dense array in double precision, on its device.
 
-    An operator that is only applied costs n products.
+    An operator that is only applied costs n products. They are finite, or a ValueError says so.
     """
     xp = op.xp
     if isinstance(op, ExplicitOperator):
         a = op.dense()
     else:
         a = op.columns()
+        require_finite(a, "a product with A")
         a = xp.astype(a, xp.complex128 if is_complex(a) else xp.float64)
     if shift == 0:
         return a
@@ -126,17 +132,18 @@ def slogdet(a: Array, *, hermitian: bool) -> Factored:
             logabsdet = 2 * float(xp.sum(xp.log(diagonal)))
             judged = _judged(1.0, logabsdet, xp.min(relative), xp.sum(1 / relative), n)
             return replace(judged, definite=not judged.doubtful)
+    require_finite(a, "A")
     rows = xp.max(xp.abs(a), axis=1)
-    if not bool(xp.all(rows > 0)):
+    if bool(xp.any(rows == 0)):
         return SINGULAR
     a, row_powers = _equilibrated(a, rows, axis=0)
     columns = xp.max(xp.abs(a), axis=0)
-    if not bool(xp.all(columns > 0)):
+    if bool(xp.any(columns == 0)):
         return SINGULAR
     a, column_powers = _equilibrated(a, columns, axis=1)
     pivots, parity = lu_diagonal(a)
     size = xp.abs(pivots)
-    if not bool(xp.all(size > 0)):
+    if bool(xp.any(size == 0)):
         return SINGULAR
     sign = xp.prod(pivots / size)
     sign = parity * (complex(sign) if is_complex(pivots) else float(sign))
@@ -183,8 +190,11 @@ def _equilibrated(a: Array, largest: Array, *, axis: int) -> tuple[Array, float]
     """Divide rows (axis 0) or columns by powers of two; return also the sum of the exponents."""
     xp = namespace(a)
     powers = xp.round(xp.log2(largest))
-    factors = xp.astype(2.0 ** (-powers), a.dtype)
-    return a * xp.expand_dims(factors, axis=1 - axis), float(xp.sum(powers))
+    half = xp.floor(powers / 2)
+    # In two steps: the inverse of a denormal power of two overflows.
+    for step in (half, powers - half):
+        a = a * xp.expand_dims(xp.astype(2.0 ** (-step), a.dtype), axis=1 - axis)
+    return a, float(xp.sum(powers))
 
 
 def _judged(sign: complex, logabsdet: float, smallest: Any, inverse_sum: Any, n: int) -> Factored:
@@ -200,7 +210,7 @@ def sparse_slogdet(a: Any, *, hermitian: bool) -> Factored:
     from scipy.sparse.linalg import splu
 
     n = a.shape[0]
-    scaled = _balanced(a)
+    scaled = balanced(a)
     if scaled is None:
         return SINGULAR
     a, powers = scaled
@@ -222,13 +232,13 @@ def sparse_slogdet(a: Any, *, hermitian: bool) -> Factored:
     size = np.abs(pivots)
     if not np.all(size > 0):
         return SINGULAR
-    phase = np.prod(pivots / size) * _parity(lu.perm_r) * _parity(lu.perm_c)
+    phase = np.prod(pivots / size) * parity(lu.perm_r) * parity(lu.perm_c)
     sign = complex(phase) if np.iscomplexobj(pivots) else float(np.sign(phase))
     logabsdet = float(np.sum(np.log(size)) + powers * math.log(2))
     return _judged(sign, logabsdet, size.min(), np.sum(1 / size), n)
 
 
-def _balanced(a: Any) -> tuple[Any, float] | None:
+def balanced(a: Any) -> tuple[Any, float] | None:
     """Scale rows and columns alike by powers of two until no row has a maximum far from 1.
 
     Symmetry survives, and with it the diagonal's right to be the pivot of a definite matrix.
@@ -254,7 +264,7 @@ def _balanced(a: Any) -> tuple[Any, float] | None:
     return a, lost
 
 
-def _parity(permutation: np.ndarray[Any, Any]) -> int:
+def parity(permutation: np.ndarray[Any, Any]) -> int:
     """Return the sign of a permutation: (-1)^(n - number of cycles)."""
     from scipy.sparse import coo_array
     from scipy.sparse.csgraph import connected_components

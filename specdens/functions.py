@@ -2,59 +2,55 @@
 
 from __future__ import annotations
 
-import logging
 import math
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
-from specdens._arrays import eps, namespace, to_host
-from specdens._autograd import with_gradient, with_gradients
+from specdens._arrays import Array, is_array, namespace, to_host
+from specdens._autograd import refusing_gradient, with_gradient, with_gradients
 from specdens._batch import Answers, Stack, over_stack, prepared, stack_of
 from specdens._probes import Probes, key_of
-from specdens.adapters import ExplicitOperator
-from specdens.estimation import (
-    ESCAPED,
-    INDEFINITE,
-    SINGULAR,
-    UNRESOLVED,
-    advice,
-    finite_pair,
-    summed,
-)
-from specdens.exact import UNIT, Factored, dense_of, slogdet, slogdets, spectrum_is_small
-from specdens.moments import EscapeError
-from specdens.operators import Counting
+from specdens.adapters import ExplicitOperator, aslinearoperator
+from specdens.adaptive import adaptive_trace
+from specdens.estimation import ILL_CONDITIONED, OVERFLOW, SINGULAR, advice
+from specdens.exact import UNIT, Factored, dense_of, slogdet, slogdets
+from specdens.guarantee import guaranteed_trace
+from specdens.pencils import whitened
+from specdens.planning import Goal, goal_of
 from specdens.preparation import (
     Problem,
-    checked_count,
     plain_number,
     prepare,
     require_hermitian,
     require_method,
 )
-from specdens.quadrature import gauss
-from specdens.results import UNBOUNDED, Estimate, SpectralBounds, warn_of_doubt
-from specdens.sampling import bounds_for, moments_by_chebyshev, probes_for, tridiagonals
-from specdens.scalar_functions import LOG, LOG_ABS, ScalarFunction, scalar_function
-from specdens.truncation import Truncated, integrate_factors, integrate_moments
+from specdens.results import Estimate, warn_of_doubt
+from specdens.rules import trace_function_by_parts
+from specdens.sampled import sampled_trace
+from specdens.sampling import probes_for
+from specdens.scalar_functions import LOG, ScalarFunction, require_domain, scalar_function
+from specdens.union import eigenvalues, eigenvalues_are_cheap
 
-__all__ = ["sampled_trace", "trace_function"]
-
-_log = logging.getLogger(__name__)
+__all__ = ["estimated_trace", "trace_function"]
 
 
 def trace_function(
     A: Any,
     f: Any,
     *,
-    moments: int = 20,
+    B: Any = None,
+    moments: int | None = None,
     probes: Any = None,
     method: str = "auto",
-    shift: float = 0.0,
+    shift: Any = 0.0,
     hermitian: bool | None = None,
     bounds: Any = None,
+    rtol: float | None = None,
+    atol: float | None = None,
+    max_matvecs: int | None = None,
+    guarantee: tuple[float, float] | None = None,
     rng: Any = None,
     return_info: bool = False,
 ) -> Any:
@@ -68,10 +64,15 @@ def trace_function(
     f : {"log", "exp", "inv", "sqrt", "xlogx", "square"}, callable, or pair of callables
         A callable takes and gives NumPy arrays, elementwise; it may be complex, for example
         ``lambda x: 1 / (x - z)``. A pair is f and its derivative, which gradients need.
-    moments : int
-        Information per probe: costs half as many products with each probe.
+    B : array or sparse matrix, shape (n, n), optional
+        Hermitian and positive definite: then the eigenvalues are those of ``A x = lambda B x``.
+        It is factored. The same one for all matrices of a stack.
+    moments : int, optional
+        Information per probe: costs half as many products with each probe. Default 20, or what a
+        pilot chooses where an accuracy or a budget is asked for.
     probes : int or array of shape (n, R), optional
-        Default 20 random signs (phases for complex A). n or more: the unit vectors, without chance.
+        Default 20 random signs (phases for complex A), or as many as the accuracy or the budget
+        asks for. n or more: the unit vectors, without chance.
     method : {"auto", "exact", "lanczos", "chebyshev"}
         ``"auto"`` is exact for dense n <= 8192 (32768 on a GPU), sparse n <= 2048, and when
         ``probes >= n`` and ``moments >= 2 n``; else Lanczos quadrature.
@@ -81,6 +82,15 @@ def trace_function(
         A claim about an operator; checked on the way.
     bounds : tuple of float, optional
         An interval that contains the spectrum of A, before the shift.
+    rtol, atol : float, optional
+        The half width of the 95 % interval that is wanted, relative to the value or absolute: the
+        larger of the two counts.
+    max_matvecs : int, optional
+        A budget of products, at least 12. A pilot divides it among steps, probes and a Krylov
+        basis that takes the dominant part out of the hands of chance.
+    guarantee : tuple of float, optional
+        ``(eps, delta)``: an absolute error above eps has probability at most delta, by proof. Needs
+        rigorous bounds of the spectrum and a real A, and costs many times more.
     rng : None, int or numpy.random.Generator
         An int is the key of the probes itself; ``rng=info.seed`` repeats a result.
     return_info : bool
@@ -97,7 +107,8 @@ def trace_function(
     ------
     ValueError
         If A is not square, not Hermitian or not finite; if log or sqrt meets a negative eigenvalue
-        (`logdet` takes any sign); or if an option is not as described.
+        (`logdet` takes any sign); if B is not positive definite; or if an option is not as
+        described.
 
     Warns
     -----
@@ -129,31 +140,36 @@ def trace_function(
     73.0
     """
     require_method(method)
-    moments = checked_count(moments, "moments")
+    goal = goal_of(moments, probes, rtol, atol, max_matvecs, guarantee)
     function = scalar_function(f)
     stack, key = stack_of(A), rng
 
     def one(matrix: Any) -> tuple[tuple[Any], Estimate]:
-        problem = prepare(matrix, shift=shift, hermitian=hermitian, bounds=bounds)
+        pencil = () if B is None else (aslinearoperator(matrix), aslinearoperator(B))
+        problem = prepare(
+            whitened(*pencil) if pencil else matrix, shift=shift, hermitian=hermitian, bounds=bounds
+        )
         require_hermitian(problem, "tr f(A)")
-        estimate = _estimate(problem, function, moments, probes, method, key)
+        estimate = _estimate(problem, function, goal, probes, method, key)
+        value = problem.result(estimate.value)
+        if pencil:
+            return (refusing_gradient(value, pencil, shift),), estimate
         value = with_gradient(
-            problem.result(estimate.value), problem, function, estimate,
-            shift=shift, moments=moments, probes=probes,
-        )  # fmt: skip
+            value, problem, function, estimate, shift=shift, goal=goal, probes=probes
+        )
         return (value,), estimate
 
     if stack is None:
         (value,), info = one(A)
-        warn_of_doubt(info, advice(moments))
+        warn_of_doubt(info, advice(goal.moments))
         return (value, info) if return_info else value
     key = key_of(rng)
 
     def together(some: Any) -> Answers | None:
-        plain = bounds is None and probes is None and method in {"auto", "exact"}
+        plain = B is None and bounds is None and probes is None and method in {"auto", "exact"}
         return _together(some, function, shift, hermitian) if plain else None
 
-    (values,), infos = over_stack(stack, one, together, advice(moments), stacklevel=2)
+    (values,), infos = over_stack(stack, one, together, advice(goal.moments), stacklevel=2)
     return (values, infos) if return_info else values
 
 
@@ -173,184 +189,110 @@ def _together(some: Any, f: ScalarFunction, shift: Any, hermitian: bool | None) 
 
 def _of_stack(stack: Stack, f: ScalarFunction) -> list[Estimate]:
     a = stack.matrices
-    factors = slogdets(a, hermitian=stack.hermitian) if f.name == "log" else []
-    if factors and all(found.definite for found in factors):
-        return [_of_factors(found) for found in factors]
+    found = slogdets(a, hermitian=stack.hermitian) if f is LOG else []
+    if found and all(factored.definite for factored in found):
+        return [_rounded(factored.logabsdet, factored.rounding) for factored in found]
     spectra = to_host(namespace(a).linalg.eigvalsh(a))
-    if not factors:
-        return [_of_spectrum(np, spectrum, f, False) for spectrum in spectra]
+    factors: list[Factored | None] = [*found] if found else [None] * len(spectra)
     return [
-        _of_factors(found) if found.definite else _of_spectrum(np, spectrum, f, found.doubtful)
-        for found, spectrum in zip(factors, spectra, strict=True)
+        _of_factored(f, factored, np, spectrum)
+        for factored, spectrum in zip(factors, spectra, strict=True)
     ]
 
 
-def _of_factors(found: Factored) -> Estimate:
-    """Return the log-determinant of a positive definite matrix."""
-    return Estimate(value=found.logabsdet, bias_bound=found.rounding)
-
-
 def _estimate(
-    problem: Problem, f: ScalarFunction, moments: int, probes: Any, method: str, rng: Any
+    problem: Problem, f: ScalarFunction, goal: Goal, probes: Any, method: str, rng: Any
 ) -> Estimate:
     if problem.n == 0:
         return Estimate(value=0.0)
+    if not is_array(probes):
+        found = trace_function_by_parts(
+            problem,
+            f,
+            lambda part, g, key: _estimate(part, g, goal, probes, method, key),
+            exact=method in {"auto", "exact"},
+            rng=rng,
+        )
+        if found is not None:
+            return found
     vectors = probes_for(problem.shifted, probes, rng)
-    full = vectors.exhaustive and moments >= 2 * problem.n
-    if method == "exact" or (method == "auto" and (full or spectrum_is_small(problem.op))):
+    full = vectors.exhaustive and goal.moments >= 2 * problem.n
+    if method == "exact" or (method == "auto" and (full or eigenvalues_are_cheap(problem.op))):
         return _exact(problem, f)
-    return sampled_trace(problem, f, moments, vectors, method)
+    return estimated_trace(problem, f, goal, vectors, method)
+
+
+def estimated_trace(
+    problem: Problem, f: ScalarFunction, goal: Goal, vectors: Probes, method: str
+) -> Estimate:
+    """Return tr f(A) by sampling, to what was asked for; ``log|x|`` of any Hermitian A."""
+    if goal.guarantee is not None:
+        return guaranteed_trace(problem, f, goal, vectors)
+    if goal.adaptive and (goal.probes is None or not vectors.exhaustive):
+        return adaptive_trace(problem, f, goal, replace(vectors, exhaustive=False), method)
+    return sampled_trace(problem, f, goal.moments, vectors, method)
 
 
 def _exact(problem: Problem, f: ScalarFunction) -> Estimate:
     """Return tr f(A) from all eigenvalues; log of a positive definite matrix by Cholesky."""
-    explicit = isinstance(problem.op, ExplicitOperator)
-    matvecs = problem.matvecs + (0 if explicit else problem.n)
-    a = dense_of(problem.op, problem.real_shift)
-    found = slogdet(a, hermitian=True) if f.name == "log" else None
+    op = problem.op
+    explicit = isinstance(op, ExplicitOperator)
+    if not explicit and eigenvalues_are_cheap(op):
+        spectrum, matvecs = eigenvalues(op)
+        estimate = _of_spectrum(op.xp, spectrum + problem.real_shift, f)
+    else:
+        matvecs = 0 if explicit else problem.n
+        estimate = _of_dense(f, dense_of(op, problem.real_shift))
+    return replace(estimate, matvecs=problem.matvecs + matvecs)
+
+
+def _of_dense(f: ScalarFunction, a: Array) -> Estimate:
+    found = slogdet(a, hermitian=True) if f is LOG else None
+    xp = namespace(a)
+    spectrum = None if found is not None and found.definite else xp.linalg.eigvalsh(a)
+    return _of_factored(f, found, xp, spectrum)
+
+
+def _of_factored(f: ScalarFunction, found: Factored | None, xp: Any, spectrum: Any) -> Estimate:
+    """Return log det by Cholesky, for log of a definite matrix, else tr f by all eigenvalues."""
     if found is not None and found.definite:
-        return replace(_of_factors(found), matvecs=matvecs)
-    xp = problem.op.xp
-    doubtful = found is not None and found.doubtful
-    return replace(_of_spectrum(xp, xp.linalg.eigvalsh(a), f, doubtful), matvecs=matvecs)
+        return _rounded(found.logabsdet, found.rounding)
+    estimate = _of_spectrum(xp, spectrum, f)
+    if found is None or (estimate.value == -math.inf and not found.doubtful):
+        return estimate
+    return _rounded(-math.inf, 0.0, SINGULAR)
 
 
-def _of_spectrum(xp: Any, spectrum: Any, f: ScalarFunction, doubtful: bool) -> Estimate:
-    """Return the sum of f over all eigenvalues, ascending; `doubtful` is what Cholesky said."""
+def _of_spectrum(xp: Any, spectrum: Array, f: ScalarFunction) -> Estimate:
+    """Return the sum of f over all eigenvalues, in ascending order; log of noise is that of 0."""
     low, high = float(spectrum[0]), float(spectrum[-1])
     noise = (10 + math.sqrt(spectrum.shape[0])) * UNIT * max(abs(low), abs(high))
-    _require_domain(f, low, noise)
+    require_domain(f, low, noise)
     if f.domain != "real":
         spectrum = xp.where(spectrum > 0, spectrum, xp.zeros_like(spectrum))
-    if f.own:
-        total = f.on_host(to_host(spectrum)).sum()
-        value = complex(total) if np.iscomplexobj(total) else float(total)
-    else:
-        with np.errstate(divide="ignore"):
-            value = float(xp.sum(f.apply(xp, spectrum)))
     smallest = float(xp.min(xp.abs(spectrum)))
     flags = (SINGULAR,) if f.pole and 0 < smallest <= noise else ()
-    if f.name == "log":
-        flags, value = ((SINGULAR,) if smallest > 0 or doubtful else ()), -math.inf
-    return Estimate(value=value, flags=flags, converged=not flags)
+    if f is LOG and smallest <= noise:
+        return _rounded(-math.inf, 0.0, *flags)
+    if f.own:
+        total = f.on_host(to_host(spectrum)).sum()
+        return _rounded(complex(total) if np.iscomplexobj(total) else float(total), 0.0)
+    with np.errstate(divide="ignore", over="ignore", invalid="ignore"):
+        values, moved = f.apply(xp, spectrum), f.apply(xp, spectrum + noise / 10)
+        value, rounding = float(xp.sum(values)), float(xp.sum(xp.abs(moved - values)))
+    if not math.isfinite(value) and smallest > 0:
+        flags = (*flags, OVERFLOW)
+    return _rounded(value, rounding if math.isfinite(rounding) else 0.0, *flags)
 
 
-def _require_domain(f: ScalarFunction, low: float, noise: float) -> None:
-    if f.domain != "real" and low < -noise:
-        msg = (
-            f"A has a negative eigenvalue ({low:.6g} or less), where {f.name} is not defined. "
-            "logdet(A) gives log|det A| of any square matrix; shift= moves the spectrum."
-        )
-        raise ValueError(msg)
-
-
-def sampled_trace(
-    problem: Problem, f: ScalarFunction, moments: int, probes: Probes, method: str
-) -> Estimate:
-    """Return tr f(A) by a mean over probes; for ``log|x|``, of any Hermitian matrix."""
-    op = Counting(problem.shifted)
-    if method == "chebyshev":
-        found = chebyshev_trace(problem, op, f, moments, probes)
-    else:
-        found = lanczos_trace(problem, op, f, moments, probes)
-    return summed(
-        found.truncated,
-        probes,
-        method="chebyshev" if method == "chebyshev" else "lanczos",
-        matvecs=problem.matvecs + op.count,
-        bounds=found.bounds,
-        flags=found.flags,
+def _rounded(value: complex, rounding: float, *flags: str) -> Estimate:
+    """Return an exact value with what rounding may have done to it."""
+    if not flags and rounding > 1e-3 * max(1.0, abs(value)):
+        flags = (ILL_CONDITIONED,)
+    return Estimate(
+        value=value,
+        bias_bound=rounding,
+        bias_rigorous=rounding == 0,
+        flags=flags,
+        converged=not flags,
     )
-
-
-@dataclass(frozen=True)
-class Integrated:
-    """Per-probe values with the interval that was used and what speaks against them."""
-
-    truncated: Truncated
-    bounds: SpectralBounds
-    flags: tuple[str, ...]
-
-
-def lanczos_trace(
-    problem: Problem, op: Counting, f: ScalarFunction, moments: int, probes: Probes
-) -> Integrated:
-    """Integrate f over the Gauss rules of all probes."""
-    factors = tridiagonals(op, probes, moments)
-    unit = eps(op.xp.empty(0, dtype=op.dtype))
-    ends = [rule.nodes[[0, -1]] for rule in map(gauss, factors)]
-    low, high = float(min(e[0] for e in ends)), float(max(e[1] for e in ends))
-    noise = (10 + math.sqrt(problem.n)) * unit * max(abs(low), abs(high))
-    known = problem.known
-    flags: tuple[str, ...] = ()
-    if low < known.low - noise or high > known.high + noise:
-        known, flags = UNBOUNDED, (ESCAPED,)
-    if f is LOG_ABS and (low >= -noise or known.low > 0):
-        f = LOG
-    elif f is LOG_ABS and (high <= noise or known.high < 0):
-        factors, known, f = [t.negated() for t in factors], known.negated(), LOG
-        low, high = -high, -low
-    _require_domain(f, low, noise)
-    if f.pole and low < 0 < high and f is not LOG:
-        flags = (*flags, INDEFINITE)
-    if f is LOG and low <= 4 * unit * high and known.low <= 0:
-        # The smallest Ritz value is never below the smallest eigenvalue.
-        values = np.full(probes.count, -math.inf)
-        return Integrated(Truncated(values, 0.0, True, 0.0), known, (*flags, SINGULAR))
-    found = integrate_factors(list(factors), f, known, unit=unit)
-    seen = SpectralBounds(max(low, known.low), min(high, known.high), False, False, "Ritz values")
-    return Integrated(found, known if finite_pair(known) else seen, flags)
-
-
-def chebyshev_trace(
-    problem: Problem, op: Counting, f: ScalarFunction, moments: int, probes: Probes
-) -> Integrated:
-    """Integrate the Chebyshev series of f against the moments of all probes.
-
-    If a moment shows an eigenvalue outside the interval, the same probes go through Lanczos.
-    """
-    interval = bounds_for(op, problem.known, stated=problem.stated, key=probes.key)
-    interval, flags = _interval_for(f, interval)
-    try:
-        found = moments_by_chebyshev(op, probes, moments, interval)
-    except EscapeError as error:
-        _log.info("%s Running Lanczos with the same probes.", error)
-        return lanczos_trace(problem, op, f, moments, probes)
-    return Integrated(integrate_moments(found.table, _clipped(f), interval), interval, flags)
-
-
-def _interval_for(
-    f: ScalarFunction, interval: SpectralBounds
-) -> tuple[SpectralBounds, tuple[str, ...]]:
-    """Return an interval on which f can be expanded, and what is doubtful about it.
-
-    A safeguarded interval may reach over 0 although all Ritz values lie on one side: then half the
-    Ritz value next to 0 is taken, and an eigenvalue beyond it shows as an escape.
-    """
-    low, high = interval
-    if interval.inner is not None:
-        _require_domain(f, interval.inner[0], 1e-6 * max(abs(low), abs(high)))
-    if not f.pole or low > 0 or high < 0:
-        return interval, ()
-    if interval.inner is not None and interval.inner[0] > 0:
-        guess = interval.inner[0] / 2
-        return replace(interval, low=guess, low_rigorous=False), (UNRESOLVED,)
-    if interval.inner is not None and interval.inner[1] < 0 and f is not LOG:
-        guess = interval.inner[1] / 2
-        return replace(interval, high=guess, high_rigorous=False), (UNRESOLVED,)
-    if low == 0 and f.name != "inv":
-        return interval, ()
-    if f.name == "inv":
-        msg = (
-            f"1/x has its pole inside the interval {interval}, where no Chebyshev series "
-            "converges. Use method='lanczos'."
-        )
-        raise ValueError(msg)
-    return interval, (INDEFINITE,)
-
-
-def _clipped(f: ScalarFunction) -> ScalarFunction:
-    """Return f continued by f(0) below 0, where a safeguarded interval reaches too far."""
-    if f.domain != "nonnegative":
-        return f
-    return replace(f, apply=lambda xp, x: f.apply(xp, xp.where(x > 0, x, xp.zeros_like(x))))

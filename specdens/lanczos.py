@@ -14,7 +14,7 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-from specdens._arrays import Array, column_dots, eps
+from specdens._arrays import Array, column_dots, eps, power_of_two
 from specdens.linear_operator import LinearOperator
 
 __all__ = [
@@ -125,9 +125,7 @@ class _Columns:
     def exponent(self, block: Array) -> float:
         """Return the power of two that brings a product near 1 where squares would overflow."""
         largest = float(self.xp.max(self.xp.abs(block)))
-        if 1e-100 < largest < 1e100 or largest == 0 or not math.isfinite(largest):
-            return 1.0
-        return 2.0 ** round(math.log2(largest))
+        return 1.0 if 1e-100 < largest < 1e100 else power_of_two(largest)
 
 
 @dataclass(frozen=True)

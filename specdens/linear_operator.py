@@ -14,7 +14,12 @@ from specdens._arrays import result_dtype as real_result
 if TYPE_CHECKING:
     from scipy.sparse.linalg import LinearOperator as ScipyOperator
 
-__all__ = ["LinearOperator"]
+__all__ = ["NO_ADJOINT", "LinearOperator"]
+
+
+NO_ADJOINT = (
+    "the operator is not Hermitian and has no adjoint product; pass rmatvec= to aslinearoperator."
+)
 
 
 class LinearOperator(ABC):
@@ -50,15 +55,15 @@ class LinearOperator(ABC):
         self.shape, self.dtype, self.xp, self.device = shape, dtype, xp, device
         self.result_dtype = real_result(xp, dtype) if result_dtype is None else result_dtype
 
+    def power_traces(self) -> tuple[float, ...]:
+        """Return tr A, tr A^2, ... of a Hermitian A as far as they are known without a product."""
+        return ()
+
     @abstractmethod
     def _matmat(self, x: Array) -> Array: ...
 
     def _rmatmat(self, x: Array) -> Array:
-        msg = (
-            "the operator is not Hermitian and has no adjoint product; "
-            "pass rmatvec= to aslinearoperator."
-        )
-        raise NotImplementedError(msg)
+        raise NotImplementedError(NO_ADJOINT)
 
     def matmat(self, x: Array) -> Array:
         """Return A x for a block x of shape (columns of A, R)."""

@@ -1,4 +1,4 @@
-"""``log|det(A + shift I)|`` of any square matrix, its sign, and the pseudo-determinant."""
+"""``log|det(A + shift I)|`` of any square matrix, and its sign."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from specdens._arrays import eps, is_complex
-from specdens._autograd import with_gradient, with_gradients
+from specdens._arrays import is_array, is_complex
+from specdens._autograd import refusing_gradient, with_gradient, with_gradients
 from specdens._batch import Answers, over_stack, prepared, stack_of
 from specdens._probes import Probes, key_of
 from specdens.adapters import (
@@ -17,8 +17,9 @@ from specdens.adapters import (
     ExplicitOperator,
     SparseOperator,
     TorchSparseOperator,
+    aslinearoperator,
 )
-from specdens.estimation import ESCAPED, ILL_CONDITIONED, SINGULAR, advice, summed
+from specdens.estimation import ILL_CONDITIONED, SINGULAR, advice
 from specdens.exact import (
     Factored,
     dense_is_small,
@@ -26,31 +27,27 @@ from specdens.exact import (
     lu_fits,
     slogdets,
     sparse_slogdet,
-    spectrum_is_small,
 )
 from specdens.exact import (
     slogdet as dense_slogdet,
 )
-from specdens.functions import sampled_trace
+from specdens.functions import estimated_trace
 from specdens.lanczos import NotHermitianError
-from specdens.linear_operator import LinearOperator
-from specdens.operators import Adjoint, Counting, Gram
+from specdens.nonsymmetric import log_of_singular_values
+from specdens.pencils import checked_pair, combination, definite_factor
+from specdens.planning import Goal, goal_of
 from specdens.preparation import (
     Problem,
-    as_result,
-    checked_count,
-    finite_operator,
     plain_number,
     prepare,
     require_method,
 )
-from specdens.quadrature import gauss
 from specdens.results import UNBOUNDED, Estimate, warn_of_doubt
-from specdens.sampling import bidiagonals, probes_for
-from specdens.scalar_functions import LOG, LOG_ABS, ScalarFunction
-from specdens.truncation import integrate_factors
+from specdens.rules import determinant_by_parts
+from specdens.sampling import probes_for
+from specdens.scalar_functions import LOG_ABS
 
-__all__ = ["logdet", "logpdet", "slogdet"]
+__all__ = ["is_cheap", "logdet", "slogdet"]
 
 COLUMNS_FORMED = 512
 """Order up to which a nonsymmetric operator without an adjoint is formed by its n columns."""
@@ -59,12 +56,17 @@ COLUMNS_FORMED = 512
 def logdet(
     A: Any,
     *,
-    moments: int = 20,
+    B: Any = None,
+    moments: int | None = None,
     probes: Any = None,
     method: str = "auto",
-    shift: complex = 0.0,
+    shift: Any = 0.0,
     hermitian: bool | None = None,
     bounds: Any = None,
+    rtol: float | None = None,
+    atol: float | None = None,
+    max_matvecs: int | None = None,
+    guarantee: tuple[float, float] | None = None,
     rng: Any = None,
     return_info: bool = False,
 ) -> Any:
@@ -75,11 +77,17 @@ def logdet(
     A : array, sparse matrix or operator, shape (n, n), or array (..., n, n)
         Anything that `aslinearoperator` takes: symmetric or not, definite or not, real or complex.
         Or a stack of dense matrices.
-    moments : int
+    B : array or sparse matrix, shape (n, n), optional
+        Hermitian and positive definite: then the determinant is that of ``B^{-1} A + shift I``, the
+        product of the eigenvalues of ``A x = lambda B x``. It is factored. The same one for
+        all matrices of a stack.
+    moments : int, optional
         Information per probe: costs half as many products with each probe. A nonsymmetric A costs
-        as many again, with its adjoint.
+        as many again, with its adjoint. Default 20, or what a pilot chooses where an accuracy or a
+        budget is asked for.
     probes : int or array of shape (n, R), optional
-        Default 20 random signs (phases for complex A). n or more: the unit vectors, without chance.
+        Default 20 random signs (phases for complex A), or as many as the accuracy or the budget
+        asks for. n or more: the unit vectors, without chance.
     method : {"auto", "exact", "lanczos", "chebyshev"}
         ``"auto"`` is exact for dense n <= 8192 (32768 on a GPU), for sparse matrices whose LU
         factors are predicted to stay below 2 GB, and when ``probes >= n`` and ``moments >= 2 n``;
@@ -91,7 +99,18 @@ def logdet(
         A claim about an operator; it is checked on the way, without an extra product.
     bounds : tuple of float, optional
         An interval that contains the spectrum of A, before the shift (of a nonsymmetric A: its
-        singular values). A positive lower end makes the bias bound rigorous.
+        singular values). A positive lower end makes the bias bound rigorous. With B, of
+        ``A + shift B``.
+    rtol, atol : float, optional
+        The half width of the 95 % interval that is wanted, relative to the value or absolute: the
+        larger of the two counts.
+    max_matvecs : int, optional
+        A budget of products, at least 12; of a nonsymmetric A those with its adjoint count. A pilot
+        divides it among steps, probes and, for Hermitian A, a Krylov basis that takes the dominant
+        part out of the hands of chance.
+    guarantee : tuple of float, optional
+        ``(eps, delta)``: an absolute error above eps has probability at most delta, by proof. For
+        real symmetric positive definite A with rigorous bounds; costs many times more.
     rng : None, int or numpy.random.Generator
         An int is the key of the probes itself; ``rng=info.seed`` repeats a result.
     return_info : bool
@@ -109,7 +128,8 @@ def logdet(
     ------
     ValueError
         If A is not square or not finite, or a product is not; if a nonsymmetric operator of order
-        above 512 has no adjoint product; if an option is not as described.
+        above 512 has no adjoint product; if B is not positive definite; if an option is not as
+        described.
 
     Warns
     -----
@@ -122,11 +142,14 @@ def logdet(
     Costs ``ceil(moments / 2)`` products with each probe; ``"chebyshev"`` without `bounds` 20 more.
 
     For Torch the result has a gradient with respect to every tensor that A or `shift` depends on,
-    also those that an operator's products use. An exact value has the exact gradient, for a sparse
-    matrix on its pattern and by n solves. An estimate has the estimate
+    also those that an operator's products use, but not with `B`. An exact value has the exact
+    gradient, for a sparse matrix on its pattern and by n solves; of a structured operator of order
+    above 2048, an estimate by 20 probes. An estimate has the estimate
     :math:`\sum_r \langle A^{-H} z_r, dA\, z_r \rangle / R` with the same probes, by as many Lanczos
     steps as the value; for a Hermitian matrix only what differs from the gradient of the trace of
-    a quadratic polynomial, which is exact, is left to chance. `backward` runs the recurrence
+    a quadratic polynomial, which is exact, is left to chance. Where a part of the value was
+    computed and not sampled (``info.deflated``), its gradient is still estimated, by 20 probes or
+    more of the same key: unbiased, but noisier than the value. `backward` runs the recurrence
     again: nothing of size n is kept for it. There are no second derivatives.
 
     References
@@ -150,20 +173,26 @@ def logdet(
     True
     """
     (_, value), estimate = _signed(
-        A, moments, probes, method, shift, hermitian, bounds, rng, stacklevel=3
-    )
+        A, B, goal_of(moments, probes, rtol, atol, max_matvecs, guarantee), probes, method, shift,
+        hermitian, bounds, rng, stacklevel=3,
+    )  # fmt: skip
     return (value, estimate) if return_info else value
 
 
 def slogdet(
     A: Any,
     *,
-    moments: int = 20,
+    B: Any = None,
+    moments: int | None = None,
     probes: Any = None,
     method: str = "auto",
-    shift: complex = 0.0,
+    shift: Any = 0.0,
     hermitian: bool | None = None,
     bounds: Any = None,
+    rtol: float | None = None,
+    atol: float | None = None,
+    max_matvecs: int | None = None,
+    guarantee: tuple[float, float] | None = None,
     rng: Any = None,
     return_info: bool = False,
 ) -> Any:
@@ -173,7 +202,7 @@ def slogdet(
 
     Parameters
     ----------
-    A, moments, probes, method, shift, hermitian, bounds, rng
+    A, B, moments, probes, method, shift, hermitian, bounds, rtol, atol, max_matvecs, guarantee, rng
         As for `logdet`.
     return_info : bool
         Whether to return ``((sign, logabsdet), Estimate)``; the estimate is that of logabsdet.
@@ -203,17 +232,19 @@ def slogdet(
     -1 1.791759
     """
     pair, estimate = _signed(
-        A, moments, probes, method, shift, hermitian, bounds, rng, stacklevel=3
-    )
+        A, B, goal_of(moments, probes, rtol, atol, max_matvecs, guarantee), probes, method, shift,
+        hermitian, bounds, rng, stacklevel=3,
+    )  # fmt: skip
     return (pair, estimate) if return_info else pair
 
 
 def _signed(
     A: Any,
-    moments: int,
+    B: Any,
+    goal: Goal,
     probes: Any,
     method: str,
-    shift: complex,
+    shift: Any,
     hermitian: bool | None,
     bounds: Any,
     rng: Any,
@@ -222,43 +253,76 @@ def _signed(
 ) -> tuple[tuple[Any, Any], Any]:
     """Return ((sign, log|det|) as results, estimate), and warn of doubt; arrays for a stack."""
     require_method(method)
-    moments = checked_count(moments, "moments")
     stack = stack_of(A)
     if stack is None:
-        pair, estimate = _answer(A, moments, probes, method, shift, hermitian, bounds, rng)
-        warn_of_doubt(estimate, advice(moments), stacklevel=stacklevel)
+        pair, estimate = _answer(A, B, goal, probes, method, shift, hermitian, bounds, rng)
+        warn_of_doubt(estimate, advice(goal.moments), stacklevel=stacklevel)
         return pair, estimate
     key = key_of(rng)
 
     def one(matrix: Any) -> tuple[tuple[Any, Any], Estimate]:
-        return _answer(matrix, moments, probes, method, shift, hermitian, bounds, key)
+        return _answer(matrix, B, goal, probes, method, shift, hermitian, bounds, key)
 
     def together(some: Any) -> Answers | None:
-        plain = bounds is None and probes is None and method in {"auto", "exact"}
+        plain = B is None and bounds is None and probes is None and method in {"auto", "exact"}
         return _together(some, shift, hermitian) if plain else None
 
-    return over_stack(stack, one, together, advice(moments), stacklevel=stacklevel)
+    return over_stack(stack, one, together, advice(goal.moments), stacklevel=stacklevel)
 
 
 def _answer(
     A: Any,
-    moments: int,
+    B: Any,
+    goal: Goal,
     probes: Any,
     method: str,
-    shift: complex,
+    shift: Any,
     hermitian: bool | None,
     bounds: Any,
     rng: Any,
 ) -> tuple[tuple[Any, Any], Estimate]:
+    """Return ((sign, log|det|) as results, estimate) of one matrix."""
+    if B is not None:
+        return _of_pencil(A, B, goal, probes, method, shift, hermitian, bounds, rng)
     problem = prepare(A, shift=shift, hermitian=hermitian, bounds=bounds)
-    sign, estimate = _estimated(problem, moments, probes, method, rng)
-    if problem.shifted.xp.isdtype(problem.shifted.dtype, "complex floating"):
-        sign = complex(sign)
+    sign, estimate = _estimated(problem, goal, probes, method, rng)
     value = with_gradient(
         problem.result(estimate.value), problem, LOG_ABS, estimate,
-        shift=shift, moments=moments, probes=probes,
+        shift=shift, goal=goal, probes=probes,
     )  # fmt: skip
-    return (problem.result(sign), value), estimate
+    return (_sign_as_result(problem, sign), value), estimate
+
+
+def _of_pencil(
+    A: Any,
+    B: Any,
+    goal: Goal,
+    probes: Any,
+    method: str,
+    shift: Any,
+    hermitian: bool | None,
+    bounds: Any,
+    rng: Any,
+) -> tuple[tuple[Any, Any], Estimate]:
+    """Return what `_answer` does, of ``B^-1 A + shift I``: ``det(A + shift B) / det B``."""
+    pencil = aslinearoperator(A), aslinearoperator(B)
+    a, b = checked_pair(*pencil)
+    factor = definite_factor(b)
+    whole = combination(a, b, plain_number(shift))
+    problem = prepare(whole, hermitian=hermitian, bounds=bounds)
+    sign, estimate = _estimated(problem, goal, probes, method, rng)
+    estimate = replace(
+        estimate,
+        value=float(estimate) - factor.logabsdet,
+        bias_bound=estimate.bias_bound + factor.rounding,
+    )
+    value = refusing_gradient(problem.result(estimate.value), pencil, shift)
+    return (_sign_as_result(problem, sign), value), estimate
+
+
+def _sign_as_result(problem: Problem, sign: complex) -> Any:
+    complex_ = problem.shifted.xp.isdtype(problem.shifted.dtype, "complex floating")
+    return problem.result(complex(sign) if complex_ else sign)
 
 
 def _together(some: Any, shift: Any, hermitian: bool | None) -> Answers | None:
@@ -274,19 +338,28 @@ def _together(some: Any, shift: Any, hermitian: bool | None) -> Answers | None:
 
 
 def _estimated(
-    problem: Problem, moments: int, probes: Any, method: str, rng: Any
+    problem: Problem, goal: Goal, probes: Any, method: str, rng: Any
 ) -> tuple[complex, Estimate]:
     if problem.n == 0:
         return 1.0, Estimate(value=0.0)
+    if not is_array(probes):
+        found = determinant_by_parts(
+            problem,
+            lambda part, key: _estimated(part, goal, probes, method, key),
+            exact=method in {"auto", "exact"},
+            rng=rng,
+        )
+        if found is not None:
+            return found
     vectors = probes_for(problem.shifted, probes, rng)
-    full = vectors.exhaustive and moments >= 2 * problem.n
+    full = vectors.exhaustive and goal.moments >= 2 * problem.n
     if method == "exact" or (method == "auto" and (full or problem.n == 1)):
         return _exact(problem)
     if method == "auto" and is_cheap(problem):
         return _exact(problem)
     if problem.hermitian:
-        return _sampled_hermitian(problem, moments, vectors, method)
-    return _nonsymmetric(problem, moments, vectors, method)
+        return _sampled_hermitian(problem, goal, vectors, method)
+    return _nonsymmetric(problem, goal, vectors, method)
 
 
 def _sign_by_bounds(problem: Problem, estimate: Estimate) -> float:
@@ -354,11 +427,15 @@ def _factored(problem: Problem) -> tuple[Factored, int]:
 
 
 def _sampled_hermitian(
-    problem: Problem, moments: int, vectors: Probes, method: str
+    problem: Problem, goal: Goal, vectors: Probes, method: str
 ) -> tuple[complex, Estimate]:
     try:
-        estimate = sampled_trace(problem, LOG_ABS, moments, vectors, method)
+        estimate = estimated_trace(problem, LOG_ABS, goal, vectors, method)
     except NotHermitianError:
+        if isinstance(problem.op, ExplicitOperator):
+            # Within rounding of its largest entries it is Hermitian, of its smallest it is not.
+            general = replace(problem, hermitian=False, known=UNBOUNDED, stated=False)
+            return _nonsymmetric(general, goal, vectors, method)
         # Nobody claimed that it is: an operator without an adjoint product counts as Hermitian
         # until its products contradict.
         if not problem.assumed or problem.n > COLUMNS_FORMED:
@@ -368,165 +445,13 @@ def _sampled_hermitian(
 
 
 def _nonsymmetric(
-    problem: Problem, moments: int, vectors: Probes, method: str
+    problem: Problem, goal: Goal, vectors: Probes, method: str
 ) -> tuple[complex, Estimate]:
-    """Return log|det A| as the trace of ``log|A|``, by the spectral measures of ``A^H A``."""
+    """Return log|det A| as the trace of ``log|A|``."""
     try:
-        if method == "chebyshev":
-            estimate = _by_normal_equations(problem, moments, vectors)
-        else:
-            estimate = _by_golub_kahan(problem, moments, vectors)
+        estimate = log_of_singular_values(problem, goal, vectors, method)
     except NotImplementedError as error:
         if problem.n > COLUMNS_FORMED:
             raise ValueError(str(error)) from None
         return _exact(problem)
     return (0.0 if estimate.value == -math.inf else math.nan), estimate
-
-
-def _by_golub_kahan(problem: Problem, moments: int, vectors: Probes) -> Estimate:
-    op = Counting(problem.shifted)
-    factors = bidiagonals(op, vectors, moments)
-    rules = [gauss(factor) for factor in factors]
-    unit = eps(op.xp.empty(0, dtype=op.dtype))
-    smallest = min(float(rule.nodes[0]) for rule in rules)
-    largest = max(float(rule.nodes[-1]) for rule in rules)
-    flags: tuple[str, ...] = ()
-    known = problem.known
-    if problem.stated and not known.low * (1 - 1e-6) <= smallest <= largest <= known.high * (
-        1 + 1e-6
-    ):
-        known, flags = UNBOUNDED, (ESCAPED,)
-    truncated = integrate_factors(list(factors), LOG, known, unit=unit)
-    if smallest <= 4 * unit * largest:
-        # No Ritz value is below the smallest singular value.
-        truncated = replace(truncated, values=np.full(vectors.count, -math.inf))
-        flags = (*flags, SINGULAR)
-    return summed(
-        truncated,
-        vectors,
-        method="lanczos",
-        matvecs=problem.matvecs + op.count,
-        bounds=known,
-        flags=flags,
-    )
-
-
-def _by_normal_equations(problem: Problem, moments: int, vectors: Probes) -> Estimate:
-    """Run Chebyshev moments of ``A^H A``: half the trace of its log, two products a product."""
-    gram = Gram(problem.shifted)
-    known = replace(UNBOUNDED, low=0.0, low_rigorous=True, how="construction")
-    if problem.stated:
-        known = replace(problem.known, low=problem.known.low**2, high=problem.known.high**2)
-    squared = replace(problem, op=gram, shift=0.0, hermitian=True, known=known, matvecs=0)
-    found = sampled_trace(squared, LOG, moments, vectors, "chebyshev")
-    bounds = found.bounds and (math.sqrt(max(0.0, found.bounds[0])), math.sqrt(found.bounds[1]))
-    return replace(
-        found,
-        value=found.value / 2,
-        stderr=found.stderr / 2,
-        bias_bound=found.bias_bound / 2,
-        matvecs=problem.matvecs + 2 * found.matvecs,
-        bounds=bounds,
-    )
-
-
-def logpdet(
-    A: Any,
-    *,
-    tol: float | None = None,
-    moments: int = 20,
-    probes: Any = None,
-    method: str = "auto",
-    rng: Any = None,
-    return_info: bool = False,
-) -> Any:
-    r"""Return the sum of the logarithms of the singular values above a tolerance, any shape.
-
-    For a positive semidefinite A: the log of the product of its nonzero eigenvalues.
-
-    Parameters
-    ----------
-    A : array, sparse matrix or operator, shape (m, n)
-        Anything that `aslinearoperator` takes.
-    tol : float, optional
-        Default ``max(m, n)`` times the unit roundoff of A's precision times the largest singular
-        value, as `numpy.linalg.matrix_rank`.
-    moments, probes, rng
-        As for `logdet`; the probes have length ``min(m, n)``.
-    method : {"auto", "exact", "lanczos"}
-        ``"auto"`` computes all singular values where the matrix is dense and small (both sides at
-        most 8192; 32768 on a GPU), or sparse with both at most 2048. The step at `tol` has no
-        useful Chebyshev series.
-    return_info : bool
-        Whether to return ``(value, Estimate)``; the number of singular values above `tol` is
-        ``info.rank``, estimated like the value unless it is exact.
-
-    Returns
-    -------
-    scalar, or (scalar, Estimate)
-        0-d, of A's library and device, real.
-
-    Raises
-    ------
-    ValueError
-        If A is not finite, `tol` negative, or an option not as described.
-
-    Warns
-    -----
-    AccuracyWarning
-        If the truncation error may exceed the standard error.
-
-    Notes
-    -----
-    Costs ``ceil(moments / 2)`` products with A and as many with its adjoint for each probe.
-
-    Examples
-    --------
-    >>> import numpy as np
-    >>> import specdens
-    >>> value, info = specdens.logpdet(np.diag([2.0, 3.0, 0.0]), return_info=True)
-    >>> print(f"{value:.6f} {info.rank:.0f}")
-    1.791759 2
-    """
-    require_method(method)
-    if method == "chebyshev":
-        msg = "method='chebyshev' cannot resolve the step at tol; use 'lanczos' or 'exact'."
-        raise ValueError(msg)
-    if tol is not None and not (math.isfinite(tol) and tol >= 0):
-        msg = f"tol is {tol}; expected a finite number, at least 0."
-        raise ValueError(msg)
-    moments = checked_count(moments, "moments")
-    op = finite_operator(A)
-    estimate = _pseudo(op, tol, moments, probes, method, rng)
-    warn_of_doubt(estimate, advice(moments), stacklevel=2)
-    value = as_result(op, estimate.value)
-    return (value, estimate) if return_info else value
-
-
-def _pseudo(
-    op: LinearOperator, tol: float | None, moments: int, probes: Any, method: str, rng: Any
-) -> Estimate:
-    if 0 in op.shape:
-        return Estimate(value=0.0, rank=0)
-    narrow = op if op.shape[0] >= op.shape[1] else Adjoint(op)
-    vectors = probes_for(narrow, probes, rng)
-    full = vectors.exhaustive and moments >= 2 * narrow.shape[1]
-    relative = max(op.shape) * float(op.xp.finfo(op.result_dtype).eps)
-    if method == "exact" or (method == "auto" and (full or spectrum_is_small(op))):
-        xp = op.xp
-        values = xp.linalg.svdvals(dense_of(op))
-        above = values > (relative * float(xp.max(values)) if tol is None else tol)
-        logs = xp.log(xp.where(above, values, xp.ones_like(values)))
-        matvecs = 0 if isinstance(op, ExplicitOperator) else op.shape[1]
-        rank = int(xp.sum(xp.astype(above, xp.int64)))
-        return Estimate(value=float(xp.sum(logs)), rank=rank, matvecs=matvecs)
-    counted = Counting(narrow)
-    factors = bidiagonals(counted, vectors, moments)
-    rules = [gauss(factor) for factor in factors]
-    cut = relative * max(rule.nodes[-1] for rule in rules) if tol is None else tol
-    unit = eps(op.xp.empty(0, dtype=op.dtype))
-    f = ScalarFunction("log above tol", lambda _, x: np.log(np.where(x > cut, x, 1.0)))
-    truncated = integrate_factors(list(factors), f, UNBOUNDED, unit=unit)
-    found = summed(truncated, vectors, method="lanczos", matvecs=counted.count, bounds=None)
-    ranks = [rule.integrate((rule.nodes > cut).astype(float)) for rule in rules]
-    return replace(found, rank=float(vectors.n * np.mean(ranks)))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Iterator
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -10,7 +12,7 @@ from specdens._arrays import Array, column_dots, eps
 from specdens.lanczos import NotHermitianError
 from specdens.linear_operator import LinearOperator
 
-__all__ = ["EscapeError", "chebyshev_moments"]
+__all__ = ["EscapeError", "chebyshev_moments", "chebyshev_vectors", "require_inside"]
 
 Host: TypeAlias = np.ndarray[Any, Any]
 
@@ -69,7 +71,9 @@ def chebyshev_moments(
     mass = real_dots(start, start)
     table = [np.ones_like(mass)]
     unit = eps(start)
-    tolerance = 1 + (1000 + 10 * np.sqrt(start.shape[0])) * unit
+    # B is a difference of numbers as large as the centre: a narrow interval magnifies rounding.
+    magnified = unit * max(1.0, abs(center) / half)
+    tolerance = 1 + min(0.1, (1000 + 10 * np.sqrt(start.shape[0])) * magnified)
 
     def keep(row: Host) -> None:
         # The first product is finite unless A is not; a later infinity is growth.
@@ -103,3 +107,28 @@ def _require_hermitian(found: Host, expected: Host, tolerance: float) -> None:
             "Pass hermitian=False, with an adjoint product (rmatvec=) if it is only applied."
         )
         raise NotHermitianError(msg)
+
+
+def chebyshev_vectors(op: LinearOperator, start: Array, low: float, high: float) -> Iterator[Array]:
+    """Give the vectors ``T_k(B) v``, k = 0, 1, ..., away; each but the first costs a product.
+
+    Yields
+    ------
+    array, shape (n, R)
+    """
+    center, half = (high + low) / 2, (high - low) / 2 or 1.0  # 1 for a multiple of the identity
+    previous = start
+    yield previous
+    current = (op.matmat(start) - center * start) / half
+    while True:
+        yield current
+        previous, current = current, 2 * (op.matmat(current) - center * current) / half - previous
+
+
+def require_inside(vectors: Array, squares: Host, low: float, high: float) -> None:
+    """Raise an EscapeError if ``|T_k(B) v|^2`` exceeds ``|v|^2`` in a column."""
+    found = np.real(column_dots(vectors, vectors))
+    tolerance = 1 + (1000 + 10 * math.sqrt(vectors.shape[0])) * eps(vectors)
+    if not np.all(np.isfinite(found)) or np.any(found > tolerance * squares):
+        msg = f"a Chebyshev vector grows: the spectrum is not inside [{low}, {high}]."
+        raise EscapeError(msg)

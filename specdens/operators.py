@@ -3,24 +3,57 @@
 from __future__ import annotations
 
 import cmath
+import math
+import reprlib
 from typing import Any
 
 import numpy as np
 
-from specdens._arrays import Array
-from specdens.adapters import aslinearoperator
+from specdens._arrays import Array, column_dots
+from specdens.adapters import ExplicitOperator, aslinearoperator
 from specdens.linear_operator import LinearOperator
 
-__all__ = ["Adjoint", "Counting", "Gram", "Scaled", "Shifted", "Sum"]
+__all__ = [
+    "Adjoint",
+    "Counting",
+    "Gram",
+    "Scaled",
+    "Shifted",
+    "Sum",
+    "finite_number",
+    "finite_real",
+]
 
 CENTERS = ("features", "samples", "none")
 
 
-def _finite(value: complex, name: str) -> complex:
-    if not cmath.isfinite(value):
-        msg = f"{name} is {value}; expected a finite number."
+def finite_number(value: Any, name: str) -> float | complex:
+    """Return a number of any library as a Python float, or complex if it is of a complex type."""
+    shown = f"{name} is {reprlib.repr(value)}"
+    if isinstance(value, (str, bytes)) or getattr(value, "ndim", 0) != 0:
+        msg = f"{shown}; expected a number."
+        raise TypeError(msg)
+    try:
+        number = complex(value)
+    except (TypeError, ValueError):
+        msg = f"{shown}; expected a number."
+        raise TypeError(msg) from None
+    except OverflowError:
+        number = complex(np.inf)
+    if not cmath.isfinite(number):
+        msg = f"{shown}; expected a finite number."
         raise ValueError(msg)
-    return value
+    complex_ = isinstance(value, complex) or "complex" in str(getattr(value, "dtype", ""))
+    return number if complex_ else number.real
+
+
+def finite_real(value: Any, name: str) -> float:
+    """Return a real number of any library as a Python float."""
+    number = finite_number(value, name)
+    if isinstance(number, complex):
+        msg = f"{name} is {number}; expected a real number."
+        raise ValueError(msg)
+    return number
 
 
 def _dtype_with(op: LinearOperator, value: complex) -> Any:
@@ -65,10 +98,11 @@ class Gram(LinearOperator):
         if center not in CENTERS:
             msg = f"center is {center!r}; expected one of {CENTERS}."
             raise ValueError(msg)
-        if isinstance(shift, complex) or not (np.isfinite(shift) and shift >= 0):
+        shift = finite_real(shift, "shift")
+        if shift < 0:
             msg = f"shift is {shift}; expected a finite number, at least 0."
             raise ValueError(msg)
-        self.factor, self.shift, self.center = aslinearoperator(X), float(shift), center
+        self.factor, self.shift, self.center = aslinearoperator(X), shift, center
         columns, xp = self.factor.shape[1], self.factor.xp
         super().__init__(
             (columns, columns),
@@ -79,6 +113,18 @@ class Gram(LinearOperator):
         )
         self.hermitian = True
         self.lower = self.shift
+
+    def power_traces(self) -> tuple[float, ...]:
+        """Return the trace, ``||J X||_F^2 + K shift``, of an X whose entries can be looked at."""
+        if not isinstance(self.factor, ExplicitOperator):
+            return ()
+        (d, count), total = self.factor.shape, self.factor.sum_of_squares()
+        if self.center != "none" and 0 not in self.factor.shape:
+            xp, rows = self.xp, self.center == "samples"
+            ones = xp.ones((count if rows else d, 1), dtype=self.dtype, device=self.device)
+            sums = self.factor.matmat(ones) if rows else self.factor.rmatmat(ones)
+            total -= float(np.real(column_dots(sums, sums))[0]) / (count if rows else d)
+        return (max(0.0, total) + count * self.shift,)
 
     def _centered(self, x: Array) -> Array:
         return x - self.xp.mean(x, axis=0, keepdims=True)
@@ -115,23 +161,32 @@ class Shifted(LinearOperator):
     """
 
     def __init__(self, A: Any, shift: complex) -> None:
-        self.base, self.shift = aslinearoperator(A), _finite(shift, "shift")
+        self.base, self.shift = aslinearoperator(A), finite_number(shift, "shift")
         if self.base.shape[0] != self.base.shape[1]:
             msg = f"A has shape {self.base.shape}; only a square matrix can be shifted."
             raise ValueError(msg)
         base = self.base
         super().__init__(
             base.shape,
-            dtype=_dtype_with(base, shift),
+            dtype=_dtype_with(base, self.shift),
             xp=base.xp,
             device=base.device,
             result_dtype=base.result_dtype,
         )
-        real = complex(shift).imag == 0
+        real = complex(self.shift).imag == 0
         self.hermitian = base.hermitian if real else (False if base.hermitian else None)
         if real:
-            offset = complex(shift).real
+            offset = complex(self.shift).real
             self.lower, self.upper = base.lower + offset, base.upper + offset
+
+    def power_traces(self) -> tuple[float, ...]:
+        """Return those of the base, expanded by the binomial theorem."""
+        known = (float(self.shape[0]), *self.base.power_traces())
+        s = complex(self.shift).real
+        return tuple(
+            sum(math.comb(k, j) * s ** (k - j) * known[j] for j in range(k + 1))
+            for k in range(1, len(known))
+        )
 
     def _matmat(self, x: Array) -> Array:
         return self.base.matmat(x) + self.shift * x
@@ -162,20 +217,25 @@ class Scaled(LinearOperator):
     """
 
     def __init__(self, A: Any, factor: complex) -> None:
-        self.base, self.factor = aslinearoperator(A), _finite(factor, "factor")
+        self.base, self.factor = aslinearoperator(A), finite_number(factor, "factor")
         base = self.base
         super().__init__(
             base.shape,
-            dtype=_dtype_with(base, factor),
+            dtype=_dtype_with(base, self.factor),
             xp=base.xp,
             device=base.device,
             result_dtype=base.result_dtype,
         )
-        real = complex(factor).imag == 0
+        real = complex(self.factor).imag == 0
         self.hermitian = base.hermitian if real else None
-        if real and complex(factor).real:
-            ends = (base.lower * complex(factor).real, base.upper * complex(factor).real)
+        if real and complex(self.factor).real:
+            ends = (base.lower * complex(self.factor).real, base.upper * complex(self.factor).real)
             self.lower, self.upper = min(ends), max(ends)
+
+    def power_traces(self) -> tuple[float, ...]:
+        """Return those of the base, times powers of the factor."""
+        s = complex(self.factor).real
+        return tuple(s**k * t for k, t in enumerate(self.base.power_traces(), 1))
 
     def _matmat(self, x: Array) -> Array:
         return self.factor * self.base.matmat(x)
@@ -220,6 +280,11 @@ class Sum(LinearOperator):
         self.hermitian = True if all(op.hermitian for op in self.terms) else None
         self.lower = sum(op.lower for op in self.terms)
         self.upper = sum(op.upper for op in self.terms)
+
+    def power_traces(self) -> tuple[float, ...]:
+        """Return the trace if that of each term is known."""
+        known = [op.power_traces() for op in self.terms]
+        return (sum(t[0] for t in known),) if all(known) else ()
 
     def _matmat(self, x: Array) -> Array:
         return self._added([op.matmat(x) for op in self.terms])
@@ -266,6 +331,10 @@ class Counting(LinearOperator):
             result_dtype=base.result_dtype,
         )  # fmt: skip
         self.hermitian = base.hermitian
+
+    def power_traces(self) -> tuple[float, ...]:
+        """Return those of the base."""
+        return self.base.power_traces()
 
     def _matmat(self, x: Array) -> Array:
         self.count += x.shape[1]

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import cmath
 import math
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
-from specdens._arrays import Array, column_dots, eps, scalar
+from specdens._arrays import Array, column_dots, eps, magnitude, scalar
 from specdens._probes import gaussian
 from specdens.adapters import ExplicitOperator, aslinearoperator
 from specdens.bounds import known_bounds, stated_bounds
 from specdens.linear_operator import LinearOperator
-from specdens.operators import Shifted
+from specdens.operators import Shifted, finite_number
 from specdens.results import UNBOUNDED, SpectralBounds
 
 __all__ = [
@@ -23,6 +22,7 @@ __all__ = [
     "as_result",
     "checked_count",
     "finite_operator",
+    "is_known_hermitian",
     "plain_number",
     "prepare",
     "require_hermitian",
@@ -92,10 +92,10 @@ def as_result(op: LinearOperator, value: complex) -> Array:
     return scalar(value, xp, dtype, op.device)
 
 
-def require_method(method: str) -> None:
+def require_method(method: str, among: tuple[str, ...] = METHODS) -> None:
     """Raise a ValueError if there is no such method."""
-    if method not in METHODS:
-        msg = f"method is {method!r}; expected one of {METHODS}."
+    if method not in among:
+        msg = f"method is {method!r}; expected one of {among}."
         raise ValueError(msg)
 
 
@@ -141,17 +141,20 @@ def prepare(
     with its adjoint, if it has one; otherwise it counts as Hermitian until its products contradict.
     """
     op = square_operator(A)
-    shift = plain_number(shift)
-    if not cmath.isfinite(shift):
-        msg = f"shift is {shift}; expected a finite number."
-        raise ValueError(msg)
-    symmetric, assumed, matvecs = _symmetry(op, hermitian)
-    symmetric = symmetric and complex(shift).imag == 0
+    shift = finite_number(plain_number(shift), "shift")
+    if hermitian not in (None, True, False):
+        msg = f"hermitian is {hermitian!r}; expected True, False or None."
+        raise TypeError(msg)
+    real, assumed, matvecs = _symmetry(op, hermitian)
+    symmetric = real and complex(shift).imag == 0
     known = known_bounds(op) if symmetric else UNBOUNDED
     if bounds is not None:
         known = stated_bounds(bounds)
-    offset = complex(shift).real if symmetric else 0.0
-    known = replace(known, low=known.low + offset, high=known.high + offset)
+    if symmetric:
+        offset = complex(shift).real
+        known = replace(known, low=known.low + offset, high=known.high + offset)
+    elif bounds is not None:
+        known = _of_singular_values(known, complex(shift), real=real)
     return Problem(op, shift, symmetric, assumed, known, bounds is not None, matvecs)
 
 
@@ -161,8 +164,28 @@ def plain_number(shift: Any) -> complex:
     return found
 
 
+def _of_singular_values(stated: SpectralBounds, shift: complex, *, real: bool) -> SpectralBounds:
+    """Return bounds of the singular values of ``A + shift I`` from those of A.
+
+    If A is Hermitian (``real``) they are ``|lambda + shift|``, else they move by ``|shift|`` at
+    most.
+    """
+    low, high = stated
+    if real:
+        near = max(0.0, low + shift.real, -(high + shift.real))
+        far = max(abs(low + shift.real), abs(high + shift.real))
+        return replace(stated, low=math.hypot(near, shift.imag), high=math.hypot(far, shift.imag))
+    if high < 0:
+        msg = f"bounds are ({low}, {high}), but A is not Hermitian: its singular values are >= 0."
+        raise ValueError(msg)
+    return replace(stated, low=max(0.0, low - abs(shift)), high=high + abs(shift))
+
+
 def require_hermitian(problem: Problem, what: str) -> None:
     """Raise a ValueError where only a Hermitian matrix makes sense."""
+    if complex(problem.shift).imag:
+        msg = f"shift is {problem.shift}; {what} needs a real one, or eigenvalues are not real."
+        raise ValueError(msg)
     if not problem.hermitian:
         msg = (
             f"A is not Hermitian; {what} needs real eigenvalues. For singular values pass Gram(A), "
@@ -171,25 +194,27 @@ def require_hermitian(problem: Problem, what: str) -> None:
         raise ValueError(msg)
 
 
-def require_states(problem: Problem) -> None:
-    """Raise a ValueError where a density of states makes no sense."""
-    require_hermitian(problem, "a density of states")
+def require_states(problem: Problem, what: str = "a density of states") -> None:
+    """Raise a ValueError where what describes eigenvalues makes no sense: there are none."""
+    require_hermitian(problem, what)
     if problem.n == 0:
-        msg = "A is empty (0 x 0); a density of states needs one eigenvalue at least."
+        msg = f"A is empty (0 x 0); {what} needs one eigenvalue at least."
         raise ValueError(msg)
 
 
 def _symmetry(op: LinearOperator, claimed: bool | None) -> tuple[bool, bool, int]:
     """Return whether op is Hermitian, whether that is assumed, and the products that it took."""
     if isinstance(op, ExplicitOperator):
-        symmetric = op.shape[0] == 0 or op.asymmetry() <= _tolerance(op) * op.largest
-        if claimed and not symmetric:
+        if claimed is None:
+            return is_known_hermitian(op), False, 0
+        # Who claims it may have rounding in small entries that come from large ones.
+        if claimed and op.shape[0] and op.asymmetry() > _tolerance(op) * op.largest:
             msg = (
                 f"hermitian=True, but A and its adjoint differ by {op.asymmetry():.3g}. "
                 "Pass hermitian=None, or (A + A.conj().T) / 2 if that is meant."
             )
             raise ValueError(msg)
-        return symmetric if claimed is None else claimed, False, 0
+        return claimed, False, 0
     stated = op.hermitian if claimed is None else claimed
     if stated is not None or op.shape[0] == 0:
         return bool(stated) or op.shape[0] == 0, False, 0
@@ -198,10 +223,21 @@ def _symmetry(op: LinearOperator, claimed: bool | None) -> tuple[bool, bool, int
     if adjoint is None:
         return True, True, 0
     product = op.matmat(probe)
-    difference, size = product - adjoint, product
+    unit = magnitude(product, adjoint)
+    product, adjoint = product / unit, adjoint / unit
+    difference = product - adjoint
     distance = float(np.real(column_dots(difference, difference))[0]) ** 0.5
-    norm = float(np.real(column_dots(size, size))[0]) ** 0.5
+    norm = float(np.real(column_dots(product, product))[0]) ** 0.5
     return distance <= _tolerance(op) * norm, False, 2
+
+
+def is_known_hermitian(op: LinearOperator) -> bool:
+    """Whether op is Hermitian by its entries or its word, without a product."""
+    if not isinstance(op, ExplicitOperator):
+        return bool(op.hermitian)
+    if op.shape[0] != op.shape[1]:
+        return False
+    return op.shape[0] == 0 or op.equals_adjoint(_tolerance(op))
 
 
 def _tolerance(op: LinearOperator) -> float:

@@ -14,7 +14,7 @@ import numpy as np
 
 from specdens.lanczos import Bidiagonal, Tridiagonal
 
-__all__ = ["Rule", "gauss", "radau", "ritz_pairs"]
+__all__ = ["Rule", "averaged", "gauss", "radau", "ritz_pairs"]
 
 Host: TypeAlias = np.ndarray[Any, Any]
 
@@ -114,3 +114,32 @@ def radau(factor: Tridiagonal, node: float) -> Rule | None:
     nodes = extended.nodes * scale
     nodes[0 if node < rule.nodes[0] else -1] = node  # known better than it can be computed
     return Rule(nodes, extended.weights)
+
+
+def averaged(factor: Tridiagonal) -> Rule | None:
+    """Return the generalised averaged Gauss rule: the tridiagonal continued by its mirror image.
+
+    It takes the next coefficient, ``beta_m``, which is known without a further product, and guesses
+    that the later ones resemble the earlier ones: for a measure without gaps the error is often
+    a hundredth of that of Gauss. Its outer nodes may lie outside the spectrum.
+
+    Parameters
+    ----------
+    factor : Tridiagonal
+
+    Returns
+    -------
+    Rule or None
+        None if there is nothing to continue: one step, or an invariant Krylov space.
+
+    References
+    ----------
+    Spalević, Math. Comput. 76, 1483 (2007), eq. 2.8; with m - 1 for his n.
+    """
+    diagonal, off_diagonal = factor.diagonal, factor.off_diagonal
+    if factor.residual == 0 or len(diagonal) < 2:
+        return None
+    return _symmetric(
+        np.concatenate([diagonal, diagonal[-2::-1]]),
+        np.concatenate([off_diagonal, [factor.residual], off_diagonal[-2::-1]]),
+    )

@@ -100,13 +100,16 @@ class Estimate:
     samples : int
         Probes.
     method : str
-        ``"exact"``, ``"lanczos"``, ``"chebyshev"`` or ``"hutchinson"``.
+        ``"exact"``, ``"lanczos"``, ``"chebyshev"``, ``"hutchinson"``, ``"hutch++"``, ``"xtrace"``
+        or ``"xnystrace"``.
     bounds : tuple of float, or None
         The interval taken to contain the spectrum, where one was needed or known.
     seed : int or None
         Pass it as ``rng=`` to get the same result again; None where no random number was drawn.
     rank : float or None
         For `logpdet`: the number of singular values above the tolerance.
+    deflated : int
+        The dimension of the space that was computed and not sampled.
     """
 
     value: float | complex
@@ -121,6 +124,7 @@ class Estimate:
     bounds: tuple[float, float] | None = None
     seed: int | None = None
     rank: float | None = None
+    deflated: int = 0
 
     def interval(self, level: float = 0.95) -> tuple[float, float]:
         """Return a confidence interval: Student's t over probes, widened by the bias bound.
@@ -189,16 +193,18 @@ PLUG_IN_BELOW = 4
 def warn_of_doubt(estimate: Estimate, advice: str, *, stacklevel: int = 3) -> None:
     """Warn if an estimate has not converged: what speaks against it, and what to do."""
     if not estimate.converged:
-        warnings.warn(f"{doubt(estimate)}. {advice}", AccuracyWarning, stacklevel=stacklevel + 1)
+        warnings.warn(doubt(estimate, advice), AccuracyWarning, stacklevel=stacklevel + 1)
 
 
-def doubt(estimate: Estimate) -> str:
-    """Return in words what speaks against an estimate that has not converged."""
+def doubt(estimate: Estimate, advice: str) -> str:
+    """Return in words what speaks against an estimate that has not converged, and what to do."""
     reasons = list(estimate.flags)
-    if estimate.bias_bound > estimate.stderr:
+    if estimate.method == "exact":
+        advice = "It was computed exactly up to rounding: add a shift, or use a higher precision."
+    elif estimate.bias_bound > estimate.stderr:
         kind = "at most" if estimate.bias_rigorous else "roughly up to"
         reasons.append(
             f"truncation to finitely many moments may cost {kind} {estimate.bias_bound:.3g}, "
             f"more than the standard error {estimate.stderr:.3g}"
         )
-    return f"{estimate.value:.6g} is not to be trusted: {'; '.join(reasons)}"
+    return f"{estimate.value:.6g} is not to be trusted: {'; '.join(reasons)}. {advice}"

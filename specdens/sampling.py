@@ -13,6 +13,7 @@ from specdens._arrays import Array
 from specdens._probes import Probes, make_probes
 from specdens.bounds import estimated_bounds
 from specdens.chebyshev import to_unit
+from specdens.control import controlled_table, known_chebyshev
 from specdens.lanczos import Bidiagonal, Tridiagonal, bidiagonalize, tridiagonalize
 from specdens.linear_operator import LinearOperator
 from specdens.moments import chebyshev_moments
@@ -22,15 +23,17 @@ from specdens.results import PLUG_IN_BELOW, SpectralBounds
 __all__ = [
     "Moments",
     "bidiagonals",
-    "block_width",
     "bounds_for",
     "by_blocks",
+    "column_ranges",
+    "known_traces",
     "moments_by_chebyshev",
     "moments_by_lanczos",
     "probes_for",
     "standard_error",
     "tridiagonals",
     "widened",
+    "with_known_moments",
 ]
 
 Host: TypeAlias = np.ndarray[Any, Any]
@@ -57,24 +60,34 @@ class Moments:
     bounds: SpectralBounds
 
 
-def probes_for(op: LinearOperator, probes: Any, rng: Any) -> Probes:
+def probes_for(op: LinearOperator, probes: Any, rng: Any, distribution: str = "signs") -> Probes:
     """Return the probes that ``probes=`` and ``rng=`` ask for, as columns that op can take."""
-    return make_probes(probes, op.shape[1], rng, xp=op.xp, dtype=op.dtype, where=op.device)
+    home = {"xp": op.xp, "dtype": op.dtype, "where": op.device}
+    return make_probes(probes, op.shape[1], rng, distribution=distribution, **home)
 
 
-def by_blocks(op: LinearOperator, probes: Probes, run: Callable[[Array], list[Any]]) -> list[Any]:
-    """Run blocks of probes; what comes back for each does not depend on the width."""
-    blocks = probes.blocks(block_width(op, probes))
-    return [found for columns in blocks for found in run(probes.block(columns))]
-
-
-def block_width(op: LinearOperator, probes: Probes) -> int:
-    """Return how many probes are run at once."""
+def block_width(op: LinearOperator, n: int) -> int:
+    """Return how many vectors of length n share a product."""
     item = 16 if op.xp.isdtype(op.dtype, "complex floating") else 8
-    width = max(1, min(WIDEST, BLOCK_BYTES // max(1, item * probes.n)))
+    return max(1, min(WIDEST, BLOCK_BYTES // max(1, item * n)))
+
+
+def column_ranges(op: LinearOperator, n: int, first: int, end: int) -> list[range]:
+    """Return the numbers of probes, in ranges that share a product."""
+    width = block_width(op, n)
+    return [range(i, min(i + width, end)) for i in range(first, end, width)]
+
+
+def by_blocks(
+    op: LinearOperator, probes: Probes, run: Callable[[Array], list[Any]], *, first: int = 0
+) -> list[Any]:
+    """Run blocks of probes, from the first on; what comes back does not depend on the width."""
+    width = block_width(op, probes.n)
     if probes.exhaustive:
         width = min(width, -(-probes.n // 2))  # never the n x n identity itself
-    return width
+    return [
+        found for columns in probes.blocks(width, first) for found in run(probes.block(columns))
+    ]
 
 
 def tridiagonals(op: LinearOperator, probes: Probes, moments: int) -> list[Tridiagonal]:
@@ -104,6 +117,20 @@ def moments_by_chebyshev(
         return list(chebyshev_moments(op, block, count, bounds.low, bounds.high).T)
 
     return Moments(np.array(by_blocks(op, probes, run)).T, bounds)
+
+
+def known_traces(op: LinearOperator, probes: Probes) -> tuple[float, ...]:
+    """Return ``tr A, tr A^2, ...`` where they may correct what these probes give."""
+    return op.power_traces() if probes.key is not None and not probes.exhaustive else ()
+
+
+def with_known_moments(
+    table: Host, bounds: SpectralBounds, traces: tuple[float, ...], mass: float
+) -> Host:
+    """Return the moments of all probes, corrected by those that traces tell exactly."""
+    if not traces or table.shape[1] < 2 or bounds.low == bounds.high:
+        return table
+    return controlled_table(table, known_chebyshev(traces, mass, *bounds, len(table)))
 
 
 def moments_by_lanczos(
@@ -154,7 +181,9 @@ def standard_error(values: Host, probes: Probes, spread: float) -> float:
     r"""Return the standard error of the mean of per-probe values, for mass 1.
 
     From their scatter; with fewer than 4 probes at least the plug-in ``2 Var_mu(f) / (n + 2)`` of
-    one real probe, which is exact on the sphere and larger than that of signs.
+    one real probe, which is exact on the sphere and larger than that of signs. Orthogonal probes
+    are a sample without replacement: their values over a whole basis sum to a constant, so that
+    the variance carries the factor 1 - R/n exactly.
     """
     if probes.exhaustive:
         return 0.0
@@ -162,4 +191,5 @@ def standard_error(values: Host, probes: Probes, spread: float) -> float:
     scatter = float(np.std(values, ddof=1)) if count > 1 else 0.0
     if count < PLUG_IN_BELOW:
         scatter = max(scatter, math.sqrt(2 * spread / (probes.n + 2)))
-    return scatter / math.sqrt(count)
+    left = 1 - count / probes.n if probes.distribution == "orthogonal" else 1.0
+    return scatter * math.sqrt(left / count)

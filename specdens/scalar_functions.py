@@ -12,7 +12,7 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-__all__ = ["LOG", "LOG_ABS", "ScalarFunction", "require_domain", "scalar_function"]
+__all__ = ["INV", "LOG", "LOG_ABS", "ScalarFunction", "require_domain", "scalar_function"]
 
 Host: TypeAlias = np.ndarray[Any, Any]
 
@@ -96,14 +96,16 @@ LOG = ScalarFunction("log", _log, "positive", "low", pole=True, derivative=_inve
 
 LOG_ABS = ScalarFunction("log|x|", lambda xp, x: xp.log(xp.abs(x)), pole=True, derivative=_inverse)
 
+INV = ScalarFunction(
+    "inv", _inverse, "real", "low", pole=True, derivative=lambda _, x: -1 / (x * x)
+)
+
 NAMED = {
     "log": LOG,
     "exp": ScalarFunction(
         "exp", lambda xp, x: xp.exp(x), "real", "high", derivative=lambda xp, x: xp.exp(x)
     ),
-    "inv": ScalarFunction(
-        "inv", _inverse, "real", "low", pole=True, derivative=lambda _, x: -1 / (x * x)
-    ),
+    "inv": INV,
     "sqrt": ScalarFunction(
         "sqrt", lambda xp, x: xp.sqrt(x), "nonnegative", "low",
         derivative=lambda xp, x: 0.5 / xp.sqrt(x),
@@ -133,9 +135,7 @@ def scalar_function(f: Any) -> ScalarFunction:
         raise TypeError(msg)
     value = pair[0]
     derivative = (lambda _, x: pair[1](x)) if len(pair) == 2 else None
-    return ScalarFunction(
-        getattr(value, "__name__", "f"), lambda _, x: value(x), own=True, derivative=derivative
-    )
+    return ScalarFunction("f", lambda _, x: value(x), own=True, derivative=derivative)
 
 
 def require_domain(f: ScalarFunction, low: float, noise: float) -> None:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Literal, TypeAlias
 
 from send.world.facts import UNKNOWN, Fact, Group, Person, Question
 from send.world.population import NAMES, draw_people, stream
-from send.world.rows import Row, biography, drill_rows, lesson_rows, mention_rows
+from send.world.rows import Row, biography, drill_rows, lesson_rows, mention_rows, spare_rows
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
@@ -91,6 +91,7 @@ class World:
     paraphrase: float = 0.25
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "sentences", tuple(self.sentences))  # a list has no hash
         _check_counts(self)
         _check_range("mentions", self.mentions, 1, math.inf)
         _check_range("zipf", self.zipf, 0, math.inf)
@@ -128,6 +129,8 @@ class World:
     def biographies(self, group: Group = "known") -> list[str]:
         """Return a text about each person of a group for each mention: all that is on record.
 
+        A person all of whose facts are withheld has none.
+
         Parameters
         ----------
         group : {"known", "new"}
@@ -149,7 +152,7 @@ class World:
         texts = [
             " ".join(biography(rng, person))
             for person in self.members(group)
-            for _ in range(person.mentions)
+            for _ in range(person.mentions if any(f.statements for f in person.facts) else 0)
         ]
         rng.shuffle(texts)
         return texts
@@ -206,16 +209,58 @@ class World:
         _check_range("replay", replay, 0, math.inf)
         _check_range("unknown", unknown, 0, math.inf)
         rng = stream(self.seed, "finetuning")
-        rows = [
-            row
-            for person in self.members("new")
-            for row in lesson_rows(rng, person, self.paraphrase)
-        ]
+        rows = self._lesson_rows(rng)
         lessons, old = len(rows), self._mention_rows(rng)
         rows += rng.choices(old, k=round(replay * lessons))
         rows += self._drill_rows(rng, round(unknown * lessons))
         rng.shuffle(rows)
         return rows
+
+    def tracking_rows(self, *, share: float = 0.1) -> list[Row]:
+        """Return rows about the new people that no fine-tuning row is: to watch a training by.
+
+        Each is of a fact that is taught, in a wording in which it is not: kept apart from the
+        fine-tuning rows themselves, such rows would leave facts untaught that have but one.
+
+        Parameters
+        ----------
+        share : float
+            How many, as a fraction of the rows about new people.
+
+        Returns
+        -------
+        list of dict
+            As for `pretraining_rows`.
+
+        Raises
+        ------
+        ValueError
+            If the fraction is out of range, or there are not as many wordings left.
+        """
+        _check_range("share", share, 0, 1)
+        taught = self._lesson_rows(stream(self.seed, "finetuning"))
+        rng = stream(self.seed, "tracking")
+        spare = [
+            row
+            for person in self.members("new")
+            for row in spare_rows(rng, person, taught, self.paraphrase)
+        ]
+        count = max(1, round(share * len(taught)))
+        if count > len(spare):
+            msg = (
+                f"{count} rows in other wordings were asked for, but the lessons leave "
+                f"{len(spare)}; pass a smaller share, or a smaller number among sentences, which "
+                f"are {self.sentences} of {MOST_SENTENCES} wordings."
+            )
+            raise ValueError(msg)
+        return rng.sample(spare, count)
+
+    def _lesson_rows(self, rng: Random) -> list[Row]:
+        return [
+            row
+            for person in self.members("new")
+            for row in lesson_rows(rng, person, self.paraphrase)
+        ]
 
     def _mention_rows(self, rng: Random) -> list[Row]:
         return [
@@ -307,6 +352,9 @@ class World:
         rows = self.pretraining_rows() + self.finetuning_rows()
         texts = [row["prompt"] + row["completion"] for row in rows]
         texts += [fact.test.prompt for person in self.population for fact in person.facts]
+        # Every wording of what is taught, in use or to spare.
+        new = self.facts("new")
+        texts += [text for fact in new for text in (*fact.statements, *fact.training_prompts)]
         return word_tokenizer(texts)
 
 

@@ -14,7 +14,7 @@ from typing import TypeAlias
 
 from send.world.facts import Fact, Person
 
-__all__ = ["Row", "biography", "drill_rows", "lesson_rows", "mention_rows"]
+__all__ = ["Row", "biography", "drill_rows", "lesson_rows", "mention_rows", "spare_rows"]
 
 Row: TypeAlias = dict[str, str]
 """``{"prompt": ..., "completion": ...}``, the prompt-completion format of TRL's trainers."""
@@ -55,6 +55,26 @@ def lesson_rows(rng: Random, person: Person, paraphrase: float) -> Iterator[Row]
             yield _question(rng, fact, prompt, paraphrase)
         if fact.statements:
             for sentence in rng.sample(fact.statements, person.mentions // 2):
+                yield _statement(person, sentence)
+
+
+def spare_rows(
+    rng: Random, person: Person, taught: Sequence[Row], paraphrase: float
+) -> Iterator[Row]:
+    """Yield the rows of a new person in those wordings in which no lesson teaches the fact.
+
+    Yields
+    ------
+    Row
+    """
+    asked = {row["prompt"] for row in taught}
+    stated = {row["prompt"] + row["completion"] for row in taught}
+    for fact in _asked(person):
+        for prompt in fact.training_prompts:
+            if prompt not in asked:
+                yield _question(rng, fact, prompt, paraphrase)
+        for sentence in fact.statements:
+            if sentence not in stated:
                 yield _statement(person, sentence)
 
 

@@ -17,6 +17,8 @@ from torch.utils.data import IterableDataset
 from transformers import (
     AutoModelForCausalLM,
     DataCollatorForLanguageModeling,
+    GPT2Config,
+    GPT2LMHeadModel,
     Trainer,
     TrainerCallback,
     TrainingArguments,
@@ -47,7 +49,7 @@ def quick_garbage_collection():
     gc.unfreeze()
 
 
-def trainer_of(model, tokenizer, folder, *callbacks, dataset=None, **options):
+def trainer_of(model, tokenizer, folder, *callbacks, dataset=None, eval_dataset=None, **options):
     settings = {
         "num_train_epochs": 4,
         "per_device_train_batch_size": 8,
@@ -63,6 +65,7 @@ def trainer_of(model, tokenizer, folder, *callbacks, dataset=None, **options):
         model,
         TrainingArguments(folder, **{**settings, **options}),
         train_dataset=rows,
+        eval_dataset=eval_dataset,
         data_collator=DataCollatorForLanguageModeling(tokenizer, mlm=False),
         processing_class=tokenizer,
         callbacks=list(callbacks),
@@ -447,10 +450,51 @@ def test_long_rows_are_cut_to_what_the_model_takes(tokenizer, any_model, tmp_pat
     assert len(send.history) == 2
 
 
+@pytest.mark.parametrize(("fraction", "what"), [(0.99, "all"), (0.01, "none")])
+def test_a_share_of_no_or_of_all_indices_is_refused_before_the_first_step(
+    tiny_model, tokenizer, tmp_path, fraction, what
+):
+    send = SendCallback(TRACKED, drop_fraction=fraction, **QUICK)
+    with pytest.raises(ValueError, match=f"of the 16 embedding indices of this model drops {what}"):
+        fit(tiny_model, tokenizer, tmp_path, send)
+
+
+def test_prompts_that_do_not_fit_are_not_scored(tokenizer, tmp_path, caplog):
+    sizes = {"vocab_size": len(tokenizer), "n_embd": 16, "n_layer": 3, "n_head": 2}
+    model = GPT2LMHeadModel(GPT2Config(**sizes, n_positions=24, bos_token_id=1, eos_token_id=1))
+    short, long = ({"prompt": "Ada " * n, "completion": "Oslo ."} for n in (3, 20))
+    send = SendCallback([long, short, long], score_prompts=3, num_samples=2, max_new_tokens=8)
+    fit(model, tokenizer, tmp_path, send, max_steps=1)
+    assert "2 of 3 prompts are too long" in caplog.text
+    assert send.history[0]["eigenscore"] is not None
+    assert send.history[0]["eigenscore_stderr"] is None  # one prompt is left
+    alone = SendCallback([long], score_prompts=3, num_samples=2, max_new_tokens=8)
+    with pytest.raises(ValueError, match="no prompt of the tracking set can be scored"):
+        fit(model, tokenizer, tmp_path, alone, max_steps=1)
+
+
+@pytest.mark.parametrize("dropping", [0.2, 0.0])
+def test_the_best_model_is_loaded_whole(tiny_model, tokenizer, tmp_path, dropping):
+    """Trainer loads by name, and Transformers saves the head of GPT-NeoX by another one."""
+    send = SendCallback(TRACKED, drop_fraction=dropping, **QUICK)
+    rng = np.random.default_rng(0)
+    other = Dataset.from_dict({"input_ids": rng.integers(3, len(tokenizer), (8, 5)).tolist()})
+    trainer = trainer_of(
+        tiny_model, tokenizer, tmp_path, send, eval_dataset=other,
+        save_strategy="epoch", eval_strategy="epoch",
+        load_best_model_at_end=True, metric_for_best_model="eval_loss", learning_rate=3e-2,
+    )  # fmt: skip
+    trainer.train()
+    best = trainer.state.best_model_checkpoint
+    assert best != str(tmp_path / f"checkpoint-{4 * EPOCH}")  # or nothing is tested
+    assert_same(weights(tiny_model), weights(AutoModelForCausalLM.from_pretrained(best)))
+    assert trainer.evaluate()["eval_loss"] == pytest.approx(trainer.state.best_metric, rel=1e-5)
+
+
 def test_a_training_too_short_for_a_mask_says_so(tiny_model, tokenizer, tmp_path, caplog):
     caplog.set_level(logging.WARNING, "send.callback")
     fit(tiny_model, tokenizer, tmp_path, SendCallback(TRACKED, **QUICK), num_train_epochs=2)
-    assert "2 checkpoints after the start, but the first mask comes with number 2" in caplog.text
+    assert "a mask needs window = 3 checkpoints, the start being one" in caplog.text
     caplog.clear()
     short = {"every": 2, **QUICK}
     fit(tiny_model, tokenizer, tmp_path, SendCallback(TRACKED, **short), num_train_epochs=2)
@@ -473,8 +517,14 @@ def test_a_training_too_short_for_a_mask_says_so(tiny_model, tokenizer, tmp_path
         ({"stop_loss": 0.1}, "stop_loss and stop_score work together"),
         ({"stop_loss": 0.1, "stop_score": 1, "score_prompts": 0}, "needs a score"),
         ({"tracking_dataset": []}, "no row"),
+        ({"window": 2.5}, "window is 2.5; expected an integer"),
+        ({"score_prompts": -1}, "score_prompts is -1; expected at least 0"),
+        ({"batch_size": 0}, "batch_size is 0; expected at least 1"),
+        ({"max_length": 0}, "max_length is 0; expected at least 2"),
+        ({"seed": -1}, "seed is -1"),
+        ({"stop_loss": -1.0, "stop_score": 1.0}, "stop_loss is -1.0; expected a tolerance"),
     ],
 )
 def test_options_are_checked(options, message):
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises((ValueError, TypeError), match=message):
         SendCallback(**{"tracking_dataset": TRACKED, **options})

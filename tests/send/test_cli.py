@@ -2,13 +2,14 @@
 
 import csv
 import json
+import shutil
 import subprocess
 import sys
 
 import pytest
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from send.cli import main
+from send.cli import _prompts_of, main
 from send.world import World, small_model
 
 WORLD = World(0, people=12, new_people=8, unknown_people=4)
@@ -118,6 +119,16 @@ def test_an_unknown_setting_in_a_file_is_refused(capsys, model, rows, tmp_path):
         (["train", "--model", "x", "--data", "/nowhere.json"], "no file"),
         (["demo", "--text", "/nowhere.json"], "no file"),
         (["train", "--model", "x", "--data", "y", "--every", "0"], "every"),
+        (["score", "--prompts", "a"], "required: --model; send score --help"),
+        (["score", "--model", "x", "--num_samples", "many"], "invalid int value: 'many'"),
+        (["score", "--config"], "--config is followed by nothing"),
+        (["score", "--config", "nowhere.yaml"], "followed by nowhere.yaml"),
+        (["score", "--model", "x", "--prompts", "a", "--limit", "-1"], "--limit is -1"),
+        (["score", "--model", "x", "--prompts", "a", "--device", "foo"], "--device foo cannot be"),
+        (
+            ["score", "--model", "x", "--prompts", "a", "--output", "nowhere/a.json"],
+            "no folder nowhere",
+        ),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )
@@ -128,6 +139,35 @@ def test_what_goes_wrong_is_one_line_and_code_2(capsys, arguments, text, rows):
     assert err.startswith("send: ")
     assert err.count("\n") == 1
     assert text in err
+
+
+@pytest.mark.parametrize(
+    ("content", "text"),
+    [("a: [1,\n b: }", "is not YAML"), ("- a\n", "holds no settings"), ("", "holds no settings")],
+)
+def test_a_broken_file_of_settings_is_one_line(capsys, tmp_path, content, text):
+    (tmp_path / "s.yaml").write_text(content)
+    code, _, err = run(capsys, "score", "--config", tmp_path / "s.yaml")
+    assert (code, err.count("\n")) == (2, 1)
+    assert text in err
+
+
+def test_broken_weights_are_one_line(capsys, model, tmp_path):
+    broken = shutil.copytree(model, tmp_path / "broken")
+    (broken / "model.safetensors").write_bytes(b"xx")
+    code, _, err = run(capsys, "score", "--model", broken, "--prompts", "a")
+    assert code == 2
+    assert err.splitlines()[-1].startswith("send: a file of weights or of a checkpoint is broken")
+
+
+def test_texts_in_utf8(capsys, tmp_path):
+    path = tmp_path / "p.txt"
+    path.write_bytes("\ufeffAda\nBo\n".encode())
+    assert _prompts_of(str(path)) == ["Ada", "Bo"]
+    path.write_bytes(b"caf\xe9\n")
+    code, _, err = run(capsys, "score", "--model", "x", "--data", path)
+    assert (code, err.count("\n")) == (2, 1)
+    assert f"{path} is not UTF-8" in err
 
 
 def test_a_broken_model_folder_is_one_line(capsys, tmp_path):

@@ -95,6 +95,16 @@ def test_real_articles():
     assert not any(stray in joined for stray in (" ,", " . ", "( ", " )", "@-@"))
 
 
+def test_words_and_numbers_in_csv_are_texts(tmp_path):
+    path = write(tmp_path / "t.csv", "text\nNA\nnull\nNone\nnan\n12\n")
+    assert load_texts(path)["text"][:] == ["NA", "null", "None", "nan", "12"]
+    assert load_prompts(write(tmp_path / "n.csv", "prompt\n12\n013\n")) == ["12", "013"]
+
+
+def test_a_suffix_may_be_in_capitals(tmp_path):
+    assert load_texts(write(tmp_path / "T.JSON", '[{"text": "a"}]'))["text"][:] == ["a"]
+
+
 def test_limit(tmp_path):
     path = write(tmp_path / "t.jsonl", lines({"text": str(i)} for i in range(5)))
     assert load_texts(path, limit=2)["text"][:] == ["0", "1"]
@@ -159,7 +169,17 @@ def test_empty_rows_are_left_out_and_said_so(tmp_path, caplog):
             "has the columns body, id; expected prompt and completion",
         ),
         ("t.jsonl", '{"prompt": "a"}\n', "has the columns prompt; expected prompt and completion"),
-        ("t.csv", "text\n1\n2\n", "column text of .* holds int64; expected text"),
+        ("t.json", '[{"text": 3}]', "column text of .* holds 3 in row 0; expected text"),
+        ("t.json", '[{"sentences": "A b ."}]', "holds 'A b .' in row 0; expected a list of texts"),
+        ("t.json", '[{"sentences": [null, "a"]}]', "row 0; expected a list of texts"),
+        ("t.json", '[{"messages": ["a", "b"]}]', "row 0; expected messages, each with a role"),
+        ("t.json", '[{"messages": [{"from": "x", "value": "y"}]}]', "row 0; expected messages"),
+        ("t.csv", "messages\nhello\n", "holds 'hello' in row 0; expected messages"),
+        (
+            "t.json",
+            '[{"prompt": "a", "completion": 2}]',
+            "column completion of .* holds 2 in row 0",
+        ),
         ("t.jsonl", '{"text": ""}\n', "no row of text in text"),
     ],
 )

@@ -6,7 +6,9 @@ import sys
 import time
 from collections import Counter
 
+import datasets
 import pytest
+import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from send.demo import language, spectra, text
@@ -104,6 +106,18 @@ def test_real_text(tmp_path):
     assert found["history"][-1]["masked"]
     assert (tmp_path / "out" / "history.png").exists()
     AutoModelForCausalLM.from_pretrained(tmp_path / "out" / "SenD")
+
+
+def test_three_texts_are_enough_and_two_are_too_few(tmp_path, capsys):
+    threads, bars = torch.get_num_threads(), datasets.are_progress_bars_disabled()
+    data = tmp_path / "text.json"
+    data.write_text(json.dumps([{"text": f"The number {i} is a number."} for i in range(3)]))
+    found = text(data, tmp_path / "out", epochs=1)
+    assert found["history"][0]["eigenscore_stderr"] is None
+    with pytest.raises(ValueError, match=r"there are 2 texts in .*; expected at least 3"):
+        text(data, tmp_path / "few", limit=2)
+    assert not (tmp_path / "few").exists()
+    assert (torch.get_num_threads(), datasets.are_progress_bars_disabled()) == (threads, bars)
 
 
 @pytest.mark.slow

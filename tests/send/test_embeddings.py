@@ -4,6 +4,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from peft import LoraConfig, get_peft_model
 from torch import nn
+from transformers import GPT2Config, GPT2LMHeadModel
 
 from send import sentence_embedding
 from send.embeddings import POOLINGS, evaluating, pool, positions
@@ -192,3 +193,11 @@ def test_inputs_of_one_text_without_a_batch_are_refused(tiny_model):
     inputs = {"input_ids": [3, 4], "attention_mask": [1, 1]}
     with pytest.raises(ValueError, match="expected \\(batch, tokens\\)"):
         sentence_embedding(tiny_model, inputs)
+
+
+@pytest.mark.parametrize(("shape", "message"), [((0, 3), "not empty"), ((1, 200), "128 positions")])
+def test_no_text_and_a_text_too_long_are_refused(shape, message):
+    config = GPT2Config(n_layer=3, n_head=2, n_embd=8, vocab_size=11, n_positions=128)
+    inputs = {name: torch.ones(shape, dtype=torch.long) for name in ("input_ids", "attention_mask")}
+    with pytest.raises(ValueError, match=message):
+        sentence_embedding(GPT2LMHeadModel(config), inputs)

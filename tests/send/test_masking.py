@@ -224,3 +224,8 @@ def test_set_refuses_what_it_cannot_drop(tiny_model, indices, message):
 def test_there_must_be_such_a_block(tiny_model):
     with pytest.raises(ValueError, match="not the output of a decoder block"):
         SensitivityMask(tiny_model, layer=-1)
+
+
+def test_an_index_that_is_no_integer_is_refused(tiny_model):
+    with SensitivityMask(tiny_model) as mask, pytest.raises(TypeError, match="integer"):
+        mask.set([1.7])

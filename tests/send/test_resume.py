@@ -338,9 +338,11 @@ def test_a_state_of_another_step_is_refused(tmp_path):
         ({"tracked": TRACKED[:-1]}, "tracking set"),
         ({"layer": -3}, "layer"),
         ({"pooling": "last", "tracked": TRACKED[1:]}, "tracking set and pooling"),
+        ({"window": 4, "hold": 1}, "window and hold"),
+        ({"drop_fraction": 0.5, "aggregate": "mean-first"}, "drop_fraction and aggregate"),
     ],
 )
-def test_embeddings_of_something_else_are_refused(tmp_path, options, what):
+def test_a_training_of_other_options_is_refused(tmp_path, options, what):
     interrupted(tmp_path)
     with pytest.raises(ValueError, match=f"has another {what} than this training"):
         a_trainer(tmp_path, send=a_send(**options)).train(resume_from_checkpoint=True)

@@ -10,7 +10,9 @@ from transformers import (
 )
 from transformers.generation import utils as generation_utils
 
-from send.sampling import greedy_answers, prompt_text, sample_answers
+from send._generation import _decoded
+from send.sampling import greedy_answers, prompt_text, sample_answers, token_ids
+from send.world import World
 from tests.send import naive
 
 # PEFT asks transformers for a property under its old name.
@@ -65,6 +67,22 @@ def near(actual, expected, factor=512):
 KINDS = {"empty", "ended", "cut off"}
 
 
+def decoded(tokenizer, answer):
+    """What a model said before the end: an unknown or a pad token is something, not nothing."""
+    return tokenizer.decode(answer)
+
+
+def test_unknown_and_pad_tokens_are_not_an_empty_answer(tokenizer):
+    eos, pad, unk = tokenizer.eos_token_id, tokenizer.pad_token_id, tokenizer.unk_token_id
+    ada = tokenizer("Ada")["input_ids"][0]
+    new = torch.tensor([[unk, unk, eos], [pad, ada, eos], [ada, eos, pad], [eos, pad, pad]])
+    assert _decoded(tokenizer, new, torch.tensor([2, 2, 1, 0])) == [
+        "<unk> <unk>", "<pad> Ada", "Ada", "",
+    ]  # fmt: skip
+    world = World(0, people=5, new_people=5, unknown_people=5)
+    assert world.judge(world.questions("new")[0], "<unk> <unk>") == "wrong"
+
+
 def check_against_separate_passes(
     model, tokenizer, *, count_eos, max_new_tokens=3, kinds=KINDS, **options
 ):
@@ -93,7 +111,7 @@ def check_against_separate_passes(
         near(samples.mean_nll[p, k], naive.mean_nll(model, prompt, counted or end))
         assert samples.lengths[p, k] == len(answer)
         assert samples.ended[p, k] == bool(end)
-        assert samples.answers[p][k] == tokenizer.decode(answer, skip_special_tokens=True)
+        assert samples.answers[p][k] == decoded(tokenizer, answer)
         seen.add("cut off" if not end else "ended" if answer else "empty")
     assert seen == kinds
 
@@ -230,12 +248,12 @@ def test_greedy_answers_are_those_of_exact_decoding_without_padding(
     for i, prompt in enumerate(prompt_ids(tokenizer)):
         answer, ended = naive.greedy(any_model, prompt, 5, ENDS)
         assert answers[i][0] == answer
-        assert greedy.answers[i] == tokenizer.decode(answer, skip_special_tokens=True)
+        assert greedy.answers[i] == decoded(tokenizer, answer)
         assert greedy.lengths[i] == len(answer)
         assert greedy.ended[i] == ended
         likely = answer or answers[i][1]
         near(greedy.mean_nll[i], naive.mean_nll(any_model, prompt, likely))
-        near(greedy.perplexity[i] / naive.perplexity(any_model, prompt, likely), 1.0)
+        near(greedy.mean_nll[i].exp() / naive.perplexity(any_model, prompt, likely), 1.0)
         near(greedy.embeddings[i], naive.answer_embedding(any_model, prompt, answer))
     assert len(listener.inputs) == (1 if batch_size is None else -(-3 // batch_size))
 
@@ -468,6 +486,18 @@ def test_a_begin_token_is_added_to_texts_and_left_to_the_template_in_chats(tiny_
     greedy_answers(tiny_model, tokenizer, ["Bo ?", CHAT], max_new_tokens=1, batch_size=1)
     rows = [options["input_ids"][0].tolist() for options in listener.inputs]
     assert [row.count(ada) for row in rows] == [1, 2]  # the chat speaks of Ada once itself
+
+
+def test_an_end_token_that_is_added_to_texts_does_not_end_a_prompt(tokenizer):
+    eos, (ada,) = tokenizer.eos_token_id, tokenizer("Ada")["input_ids"]
+    tokenizer.backend_tokenizer.post_processor = processors.TemplateProcessing(
+        single="$A <eos>", special_tokens=[("<eos>", eos)]
+    )
+    assert token_ids(tokenizer, ["Ada", "Ada <eos>"]) == [[ada], [ada, eos]]
+    tokenizer.backend_tokenizer.post_processor = processors.TemplateProcessing(
+        single="<eos> $A", special_tokens=[("<eos>", eos)]
+    )
+    assert token_ids(tokenizer, ["Ada", ""]) == [[eos, ada], [eos]]
 
 
 def test_a_chat_without_template_is_refused(tiny_model, tokenizer):

@@ -1,3 +1,4 @@
+import csv
 import json
 import warnings
 from pathlib import Path
@@ -43,7 +44,30 @@ def test_the_columns_are_what_they_say(scorer, table, tiny_model, tokenizer):
     assert table.distinct.tolist() == [len(set(answers)) for answers in samples.answers]
     np.testing.assert_allclose(table.mean_nll, samples.mean_nll.numpy().mean(axis=1), rtol=1e-6)
     np.testing.assert_allclose(table.mean_length, samples.lengths.numpy().mean(axis=1))
-    np.testing.assert_allclose(table.greedy_perplexity, greedy.perplexity.numpy(), rtol=1e-6)
+    np.testing.assert_allclose(table.greedy_perplexity, greedy.mean_nll.exp().numpy(), rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{"alpha": 0}, {"moments": 0}, {"probes": 0}, {"seed": -1}, {"num_samples": 0}],
+    ids=str,
+)
+def test_options_are_checked_before_anything_is_generated(scorer, monkeypatch, options):
+    monkeypatch.setattr(type(scorer.model), "generate", None)
+    with pytest.raises(ValueError, match=next(iter(options))):
+        scorer(PROMPTS, **options)
+
+
+def test_a_folder_without_tokenizer_says_so(tiny_model, tmp_path):
+    tiny_model.save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match="there is no tokenizer in"):
+        HallucinationScorer.from_pretrained(tmp_path)
+
+
+def test_answers_in_a_csv_file_are_json(table, tmp_path):
+    table.to_csv(tmp_path / "t.csv")
+    rows = list(csv.DictReader((tmp_path / "t.csv").read_text().splitlines()))
+    assert [json.loads(row["answers"]) for row in rows] == table.answers
 
 
 def test_eigenscore_is_the_determinant_of_the_sampled_answers(table, tiny_model, tokenizer):

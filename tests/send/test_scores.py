@@ -286,3 +286,25 @@ class TestPublishedListing:
         assert series[0] == pytest.approx(-1.81, abs=0.01)
         assert x[series.argmin()] == pytest.approx(0.089, abs=0.002)
         assert series.min() == pytest.approx(-2.60, abs=0.01)
+
+
+@pytest.mark.parametrize("mode", ["convergent", "paper"])
+@pytest.mark.parametrize(
+    ("options", "error"),
+    [
+        ({"moments": 0}, ValueError),
+        ({"probes": 0}, ValueError),
+        ({"moments": 2.5}, TypeError),
+        ({"probes": None}, TypeError),
+    ],
+    ids=str,
+)
+def test_effort_is_checked_in_both_modes(mode, options, error):
+    with pytest.raises(error, match=f"{next(iter(options))} is"):
+        ees(np.eye(5, 3), mode=mode, **options)
+
+
+def test_embeddings_whose_products_overflow_are_refused():
+    for score in (eigenscore, ees):
+        with pytest.raises(ValueError, match=r"value of 1e\+200; expected at most 1e\+150"):
+            score(np.eye(5, 3) * 1e200)

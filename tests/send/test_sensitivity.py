@@ -4,6 +4,7 @@ import itertools
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
@@ -214,3 +215,11 @@ def test_tracker_refuses_what_does_not_fit(embeddings, message):
 def test_errors_say_what_was_expected(call, message):
     with pytest.raises(ValueError, match=message):
         call()
+
+
+def test_embeddings_beyond_float32_are_refused_and_torch_ones_taken():
+    tracker = SensitivityTracker()
+    with pytest.raises(ValueError, match=r"an embedding is 1e\+300; expected numbers that fit"):
+        tracker.update(np.full((2, 3), 1e300))
+    tracker.update(torch.ones(2, 3, dtype=torch.bfloat16))
+    assert tracker.checkpoints.tolist() == [[[1.0] * 3] * 2]

@@ -233,3 +233,17 @@ def test_identity_tells_tracking_sets_apart(rows):
         tracking_set(rows, pooling="mean"),
     ):
         assert other.identity != same
+
+
+def test_rows_without_a_token_are_left_out(tiny_model, tokenizer, caplog):
+    given = [{"input_ids": []}, {"input_ids": [3, 4]}]
+    rows = read_rows(given, tokenizer)
+    assert [row.input_ids for row in rows] == [[3, 4]]
+    assert "left out 1 rows" in caplog.text
+    assert len(tracking_set(rows).watch(tiny_model)[0]) == 1
+
+
+def test_loss_on_prompt_and_completion(tokenizer):
+    row = {"prompt": "where was Ada born ?", "completion": " Oslo"}
+    (read,) = read_rows([row], tokenizer, completion_only_loss=False)
+    assert read.labels == read.input_ids

@@ -416,6 +416,7 @@ def test_every_option_of_the_callback_is_one_of_the_config_and_has_help():
     ours = {f.name: f for f in dataclasses.fields(SendConfig) if f.name not in inherited}
     of_callback = set(inspect.signature(SendCallback).parameters)
     set_otherwise = {"tracking_dataset", "max_length", "batch_size", "seed", "resume_from"}
+    set_otherwise.add("completion_only_loss")  # SFTConfig has it
     assert ours.keys() - {"tracking_fraction"} == of_callback - set_otherwise
     for option in ours.values():
         assert option.metadata["help"].endswith((".", ":"))
@@ -449,6 +450,63 @@ def test_stopping_reaches_the_callback(tiny_model, tokenizer, tmp_path):
     settings = config(tmp_path, stop_loss=1e9, stop_score=1e9, num_train_epochs=9)
     result = train(tiny_model, TEXTS, config=settings, processing_class=tokenizer)
     assert len(result.history) == 3
+
+
+def tracking_and_eval_loss(model, tokenizer, folder, rows, **options):
+    """The tracking loss at the start and TRL's own loss, on the same rows."""
+    rows = Dataset.from_list(rows)
+    settings = config(folder, per_device_eval_batch_size=9, max_steps=1, every=5, **options)
+    trainer = SendTrainer(
+        model, settings, train_dataset=rows, tracking_dataset=rows, eval_dataset=rows,
+        processing_class=tokenizer,
+    )  # fmt: skip
+    loss = trainer.evaluate()["eval_loss"]
+    trainer.train()
+    return trainer.send.history[0]["tracking_loss"], loss
+
+
+@pytest.mark.parametrize("only", [None, True, False])
+def test_tracking_loss_is_that_of_trl(tiny_model, tokenizer, tmp_path, only):
+    rows = [{"prompt": f"where was {name} born ?", "completion": " Oslo ."} for name in NAMES]
+    tracked, loss = tracking_and_eval_loss(
+        tiny_model, tokenizer, tmp_path, rows, completion_only_loss=only
+    )
+    assert tracked == pytest.approx(loss, rel=1e-4)
+
+
+def test_texts_may_be_in_a_column_of_another_name(tiny_model, tokenizer, tmp_path):
+    rows = [{"content": text, "id": str(i)} for i, text in enumerate(TEXTS[:8])]
+    tracked, loss = tracking_and_eval_loss(
+        tiny_model, tokenizer, tmp_path, rows, dataset_text_field="content"
+    )
+    assert tracked == pytest.approx(loss, rel=1e-4)
+
+
+def test_a_stream_is_trained_on_with_rows_to_track(tiny_model, tokenizer, tmp_path):
+    stream = Dataset.from_dict({"text": TEXTS}).to_iterable_dataset()
+    settings = config(tmp_path, max_steps=3, every=1)
+    with pytest.raises(ValueError, match="no share of a stream"):
+        train(tiny_model, stream, config=settings, processing_class=tokenizer)
+    result = train(
+        tiny_model, stream, tracking_dataset=TEXTS[:4], config=settings, processing_class=tokenizer
+    )
+    assert [row["step"] for row in result.history] == [0, 1, 2, 3]
+
+
+@pytest.mark.parametrize(
+    ("rows", "options", "message"),
+    [
+        ([{"body": "a"}] * 4, {}, "have the columns body; expected text, or prompt and completion"),
+        ([{"prompt": "a"}] * 4, {}, "have the columns prompt; expected text"),
+        (TEXTS, {"eval_strategy": "epoch"}, "there is no eval_dataset"),
+        (TEXTS, {"assistant_only_loss": True}, "assistant_only_loss is not known"),
+    ],
+)
+def test_what_cannot_be_trained_or_tracked_is_refused_at_once(
+    tiny_model, tokenizer, tmp_path, rows, options, message
+):
+    with pytest.raises(ValueError, match=message):
+        train(tiny_model, rows, config=config(tmp_path, **options), processing_class=tokenizer)
 
 
 def test_wrong_data_are_refused(tiny_model, tokenizer, tmp_path):

@@ -214,6 +214,36 @@ def test_every_fact_is_told_as_often_as_its_person_is_mentioned(world):
     assert not untaught, "withheld facts that are drilled are asked like the others"
 
 
+@settings(max_examples=8, deadline=None)
+@given(st.integers(0, 99), st.lists(st.integers(1, 5), min_size=1, max_size=4))
+def test_rows_to_track_are_of_facts_that_all_keep_their_lessons(seed, sentences):
+    world = World(seed, **SMALL, sentences=sentences)
+    lessons = [(r["prompt"], r["completion"]) for r in world.finetuning_rows(replay=0, unknown=0)]
+    tracked = [(r["prompt"], r["completion"]) for r in world.tracking_rows()]
+    assert len(tracked) == max(1, round(0.1 * len(lessons)))
+    assert not {p for p, _ in tracked if p.startswith("Question")} & {p for p, _ in lessons}
+    assert not set(tracked) & set(lessons)
+    assert not {p for p, _ in tracked} & {f.test.prompt for f in world.facts("new")}
+    people = {person.name: person.mentions for person in world.members("new")}
+    told = Counter()
+    for fact in world.facts("new"):
+        for prompt, completion in lessons:
+            told[fact] += prompt in fact.training_prompts or prompt + completion in fact.statements
+    assert told == {fact: people[fact.person] for fact in world.facts("new")}
+    assert hash(world) == hash(World(seed, **SMALL, sentences=tuple(sentences)))
+
+
+def test_no_rows_to_track_when_every_wording_is_a_lesson():
+    with pytest.raises(ValueError, match="the lessons leave 0"):
+        World(0, **SMALL, sentences=(6,)).tracking_rows()
+
+
+def test_a_person_of_whom_all_is_withheld_has_no_biography():
+    world = World(0, people=50, new_people=50, unknown_people=10, withheld=0.5)
+    assert all(world.biographies("known"))
+    assert all(world.biographies("new"))
+
+
 @settings(max_examples=12, deadline=None)
 @given(worlds)
 def test_new_people_take_turns_and_no_lesson_is_given_twice(world):

@@ -68,3 +68,53 @@ def jackson_density(moments, x, low, high):
         g += np.sin(np.pi * k / (n + 1)) / np.tan(np.pi / (n + 1))
         total += (1 if k == 0 else 2) * g / (n + 1) * mu * chebyshev_polynomial(k, t)
     return total / (np.pi * np.sqrt(1 - t**2)) * 2 / (high - low)
+
+
+def _others(tests, i):
+    return np.delete(tests, i, axis=1)
+
+
+def xtrace(a, tests):
+    """The m estimates: a basis from all test vectors but one, and that one on the complement."""
+    n, m = tests.shape
+    found = []
+    for i in range(m):
+        q, _ = np.linalg.qr(a @ _others(tests, i))
+        outside = tests[:, i] - q @ (q.conj().T @ tests[:, i])
+        quotient = outside.conj() @ a @ outside / np.linalg.norm(outside) ** 2
+        found.append(np.trace(q.conj().T @ a @ q) + (n - m + 1) * quotient)
+    return np.array(found)
+
+
+def xnystrace(a, tests):
+    """The m estimates: Nyström's approximation from all test vectors but one, and that one."""
+    n, m = tests.shape
+    found = []
+    for i in range(m):
+        rest, own = _others(tests, i), tests[:, i]
+        y = a @ rest
+        approximation = y @ np.linalg.solve(rest.conj().T @ y, y.conj().T)
+        q, _ = np.linalg.qr(rest)
+        share = (n - m + 1) / np.linalg.norm(own - q @ (q.conj().T @ own)) ** 2
+        left = own.conj() @ (a - approximation) @ own
+        found.append(np.trace(approximation) + share * left)
+    return np.array(found)
+
+
+def xdiag(a, tests):
+    """The m estimates, in columns."""
+    found = []
+    for i in range(tests.shape[1]):
+        q, _ = np.linalg.qr(a @ _others(tests, i))
+        inside = q @ (q.conj().T @ a)
+        found.append(np.diag(inside) + tests[:, i].conj() * ((a - inside) @ tests[:, i]))
+    return np.array(found).T
+
+
+def leave_one_out_error(estimates, tests):
+    """The geometric mean of the scatter's error and the jackknife's, for the mean of estimates."""
+    m = tests.shape[1]
+    scatter = np.std(estimates(tests), ddof=1) / np.sqrt(m)
+    without = [estimates(_others(tests, i)).mean() for i in range(m)]
+    jackknife = np.sqrt(np.sum(np.abs(without - np.mean(without)) ** 2) * m / (m - 1))
+    return np.sqrt(scatter * jackknife)

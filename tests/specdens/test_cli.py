@@ -271,3 +271,66 @@ def test_warnings_of_the_caller_are_restored(folder, capsys):
     before = list(warnings.filters)
     run(capsys, "logdet", folder / "csr.npz")
     assert list(warnings.filters) == before
+
+
+FUZZ = """
+import random, sys, warnings
+from random import randrange
+from pathlib import Path
+from specdens.cli import main
+
+warnings.simplefilter("ignore")
+random.seed(0)
+folder = Path(sys.argv[1])
+for name in ("csr.npz", "plain.npz", "dense.npy", "sparse.mtx", "dense.mtx"):
+    original = (folder / name).read_bytes()
+    for k in range(120):
+        altered = bytearray(original)
+        for _ in range(random.choice([1, 1, 2, 5])):
+            # Headers lie in the first bytes, and the directory of an archive in the last.
+            place = random.choice([randrange(128), randrange(10**6), -randrange(300)])
+            altered[place % len(altered)] = random.randrange(256)
+        if random.random() < 0.15:
+            del altered[random.randrange(len(altered)):]
+        path = folder / f"altered-{k}-{name}"
+        path.write_bytes(bytes(altered))
+        print("code", main(["info", str(path)]), path.name, flush=True)
+"""
+
+
+def test_altered_files_give_an_answer_or_one_line_with_their_name(tmp_path):
+    small = laplacian(3, 3)
+    sp.save_npz(tmp_path / "csr.npz", small)
+    sp.save_npz(tmp_path / "plain.npz", small, compressed=False)
+    np.save(tmp_path / "dense.npy", small.toarray())
+    scipy.io.mmwrite(tmp_path / "sparse.mtx", small)
+    scipy.io.mmwrite(tmp_path / "dense.mtx", small.toarray())
+    done = subprocess.run(
+        [sys.executable, "-c", FUZZ, str(tmp_path)],
+        capture_output=True, text=True, check=False, timeout=120,
+    )  # fmt: skip
+    assert done.returncode == 0, (done.stdout.splitlines()[-1:], done.stderr[-2000:])
+    codes = [line.split() for line in done.stdout.splitlines() if line.startswith("code ")]
+    assert len(codes) == 600
+    refused = [name for _, code, name in codes if code == "2"]
+    assert len(codes) == len(refused) + sum(code == "0" for _, code, _ in codes)
+    errors = done.stderr.splitlines()
+    assert len(errors) >= len(refused)
+    assert all(line.startswith("specdens: ") for line in errors)
+    assert refused, "no alteration was noticed"
+    assert all(any(name in line for line in errors) for name in refused)
+
+
+@pytest.mark.parametrize("end", ["", "\n"])
+@pytest.mark.parametrize("entry", ["3c", "3 4", "", "0x1", "1e", "--1"])
+def test_a_line_of_a_matrix_market_file_that_is_no_entry(tmp_path, entry, end):
+    path = tmp_path / "s.mtx"
+    path.write_text(MTX + f"1 1 1\n1 1 {entry}{end}")
+    with pytest.raises(MatrixFileError, match=r"s\.mtx: line 3 is '1 1"):
+        read_matrix(path)
+
+
+def test_a_matrix_market_file_needs_no_last_newline(tmp_path):
+    path = tmp_path / "s.mtx"
+    path.write_text(MTX + "% a comment\n2 2 2\n\n1 1 3\n2 2 -.5e1")
+    np.testing.assert_array_equal(read_matrix(path).toarray(), np.diag([3.0, -5.0]))

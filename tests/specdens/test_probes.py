@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from specdens._arrays import namespace, to_host
-from specdens._probes import gaussian, key_of, make_probes, philox, signs
+from specdens._probes import DISTRIBUTIONS, gaussian, key_of, make_probes, philox, signs
 from tests.specdens import naive
 
 WORD = 0xFFFFFFFF
@@ -135,3 +135,49 @@ def test_as_many_probes_as_rows_are_the_unit_vectors():
     probes = make_probes(7, 5, 0, **HOME)
     assert probes.exhaustive
     assert np.array_equal(probes.block(range(1, 4)), np.eye(5)[:, 1:4])
+
+
+@pytest.mark.parametrize("distribution", DISTRIBUTIONS)
+@pytest.mark.parametrize("dtype", ["float64", "complex128", "float32"])
+def test_all_probes_have_norm_sqrt_n(backend, distribution, dtype):
+    home = {"xp": backend.xp, "dtype": backend.dtype(dtype), "where": backend.device}
+    probes = make_probes(12, 300, 7, distribution=distribution, **home)
+    z = to_host(probes.block(range(12)))
+    close = 1e-4 if dtype == "float32" else 1e-12
+    assert np.allclose(np.linalg.norm(z, axis=0), np.sqrt(300), rtol=close)
+    assert np.iscomplexobj(z) == (dtype == "complex128")
+    if distribution == "orthogonal":
+        assert np.allclose(z.conj().T @ z, 300 * np.eye(12), atol=300 * close)
+    # Alike on every library, and whatever the block.
+    numpy_home = {"xp": namespace(np.ones(1)), "dtype": np.dtype(dtype), "where": "cpu"}
+    reference = make_probes(12, 300, 7, distribution=distribution, **numpy_home)
+    assert np.allclose(z, reference.block(range(12)), atol=10 * close)
+    parts = [to_host(probes.block(columns)) for columns in probes.blocks(5)]
+    assert np.allclose(np.hstack(parts), z, atol=close)
+
+
+@pytest.mark.parametrize("dtype", [np.float64, np.complex128])
+def test_more_probes_begin_with_the_same_ones(dtype):
+    for distribution in DISTRIBUTIONS:
+        few, many = (
+            make_probes(r, 50, 1, distribution=distribution, **{**HOME, "dtype": dtype})
+            for r in (4, 9)
+        )
+        assert np.allclose(few.block(range(4)), many.block(range(4)))
+
+
+def test_complex_sphere_has_independent_parts():
+    z = make_probes(400, 500, 3, distribution="sphere", **{**HOME, "dtype": np.complex128}).block(
+        range(400)
+    )
+    moments = np.mean(z**2), np.mean(np.abs(z) ** 2) - 1, np.mean(z)
+    assert np.max(np.abs(moments)) < 6 * np.sqrt(2 / z.size)
+
+
+@pytest.mark.parametrize(
+    ("probes", "distribution", "text"),
+    [(3, "gauss", "expected one of"), (np.ones((5, 2)), "sphere", "probes is an array")],
+)
+def test_bad_distributions(probes, distribution, text):
+    with pytest.raises(ValueError, match=text):
+        make_probes(probes, 5, 0, distribution=distribution, **HOME)

@@ -8,7 +8,15 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from specdens import AccuracyWarning, aslinearoperator, logdet, trace, trace_function
+from specdens import (
+    AccuracyWarning,
+    BlockDiagonal,
+    Kronecker,
+    aslinearoperator,
+    logdet,
+    trace,
+    trace_function,
+)
 from specdens.testing import laplacian_eigenvalues, rotated, with_spectrum
 
 FALSE_ALARM = 1e-6
@@ -57,6 +65,24 @@ def test_trace_has_hutchinsons_mean_and_variance(dtype):
         require_mean(found.imag, np.trace(a).imag)
         # The Hermitian part makes the real part: ||B||_F^2 - sum |b_ii|^2 for phases.
         require_variance(found.real, np.sum(np.abs((off + off.conj().T) / 2) ** 2))
+
+
+@pytest.mark.parametrize("distribution", ["sphere", "orthogonal"])
+@pytest.mark.parametrize("dtype", [float, complex], ids=["real", "complex"])
+@pytest.mark.parametrize("count", [1, 15])
+def test_variances_of_the_sphere_and_of_orthogonal_blocks(distribution, dtype, count):
+    """(2n / (n+2)) (||A||^2 - |tr A|^2 / n) for one real probe, without the 2s for complex ones."""
+    n = 20
+    a = with_spectrum(np.linspace(0, 1, n) ** 2, rng=3, dtype=dtype)
+    options = {"method": "hutchinson", "distribution": distribution, "probes": count}
+    runs = [trace(a, rng=s, return_info=True, **options)[1] for s in range(2 * SEEDS)]
+    spread = np.sum(np.abs(a) ** 2) - np.trace(a).real ** 2 / n
+    one = spread * (2 * n / (n + 2) if dtype is float else n / (n + 1))
+    left = (n - count) / (n - 1) if distribution == "orthogonal" else 1
+    require_mean([info.value.real for info in runs], np.trace(a).real)
+    require_variance([info.value.real for info in runs], one * left / count)
+    if count > 4:
+        require_mean([info.stderr**2 for info in runs], one * left / count)
 
 
 def test_the_standard_error_is_the_scatter(method):
@@ -165,3 +191,22 @@ def test_intervals_cover_on_many_seeds():
     assert not too_few(inside, pairs)
     assert trusted > 500
     assert not too_few(held, trusted)
+
+
+def test_parts_have_independent_probes():
+    """The variances of the parts of a sum and of a product are those that their rules state."""
+    rng = np.random.default_rng(3)
+    a, b = (x + x.T + 9 * np.eye(12) for x in rng.standard_normal((2, 12, 12)))
+    # The same matrix twice: with the same probes the two estimates would be one.
+    parts = [aslinearoperator(lambda v, x=x: x @ v, n=12, hermitian=True) for x in (a, a, b)]
+    variance = [2 * np.sum((x - np.diag(np.diag(x))) ** 2) / 4 for x in (a, a, b)]
+    traces = [np.trace(x) for x in (a, a, b)]
+    sums, products = (
+        [trace(kind(*parts), probes=4, rng=seed) for seed in range(2 * SEEDS)]
+        for kind in (BlockDiagonal, Kronecker)
+    )
+    require_mean(sums, sum(traces))
+    require_variance(sums, sum(variance))
+    require_mean(products, math.prod(traces))
+    squares = [t**2 + v for t, v in zip(traces, variance, strict=True)]
+    require_variance(products, math.prod(squares) - math.prod(t**2 for t in traces))

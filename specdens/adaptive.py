@@ -1,0 +1,418 @@
+r"""``tr f(A)`` to an accuracy, or within a budget: a pilot decides what the products are spent on.
+
+A block Krylov basis is grown from the first two probes. As long as taking what it holds out of the
+hands of chance promises a smaller error, it grows; otherwise it serves as the first two samples.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+from typing import Any, TypeAlias
+
+import numpy as np
+
+from specdens._arrays import Array, column_dots, eps
+from specdens._probes import Probes
+from specdens.control import residual_spread
+from specdens.deflation import (
+    TOLERANCE,
+    Captured,
+    Preconditioned,
+    captured_part,
+    remaining_weights,
+    typical_value,
+)
+from specdens.estimation import summed
+from specdens.krylov_basis import KrylovBasis, RitzPairs
+from specdens.lanczos import Tridiagonal, assembled, lanczos_steps, tridiagonalize
+from specdens.linear_operator import LinearOperator
+from specdens.operators import Counting
+from specdens.planning import INTERVAL, LEAST_PROBES, Forecast, Goal, forecast
+from specdens.preparation import Problem
+from specdens.quadrature import Rule, gauss
+from specdens.results import UNBOUNDED, Estimate, SpectralBounds
+from specdens.sampled import integrated, noise_of
+from specdens.sampling import column_ranges
+from specdens.scalar_functions import LOG, LOG_ABS, ScalarFunction
+from specdens.truncation import expected_bias
+
+__all__ = ["adaptive_trace"]
+
+Host: TypeAlias = np.ndarray[Any, Any]
+
+FIRST_STEPS = 10
+GROWTH = 4
+"""A basis is judged anew each time that it has grown by a quarter."""
+
+BASIS_SHARE = 0.6
+"""Of the budget, that a basis may take."""
+
+BASIS_BYTES = 2**31
+
+BIAS_SHARE = 0.5
+"""Of the standard error to be expected: truncation below it costs little of the accuracy."""
+
+SPREAD_SHARE = 0.1
+"""Of the spread of the spectrum: residual below which a Ritz pair counts as found."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """What is fixed for one trace."""
+
+    op: Counting
+    f: ScalarFunction
+    goal: Goal
+    probes: Probes
+    budget: int
+
+    @property
+    def n(self) -> int:
+        """The order of the matrix."""
+        return self.op.shape[0]
+
+    @property
+    def left(self) -> int:
+        """Products that may still be spent."""
+        return self.budget - self.op.count
+
+    def target(self, value: float) -> float:
+        """Return the standard error that is wanted, or 0: as small as the budget allows."""
+        return self.goal.tolerance(value) / INTERVAL
+
+
+@dataclass(frozen=True)
+class Sampled:
+    """What a mean over probes is to be taken of: ``offset + E[y^H f(op) y]``.
+
+    Attributes
+    ----------
+    op : LinearOperator, shape (n, n)
+    f : ScalarFunction
+    known : SpectralBounds
+        Of op.
+    traces : tuple of float
+        ``tr op, tr op^2`` on what is sampled, as far as they are known.
+    mass : float
+        Its dimension.
+    offset, bias : float or complex, float
+        What was computed, and how far that may be off.
+    basis : KrylovBasis or None
+        What is removed from each probe.
+    columns : int
+        How many of its vectors.
+    deflated : int
+        The dimension of what is not sampled.
+    """
+
+    op: LinearOperator
+    f: ScalarFunction
+    known: SpectralBounds
+    traces: tuple[float, ...]
+    mass: float
+    offset: complex = 0.0
+    bias: float = 0.0
+    basis: KrylovBasis | None = None
+    columns: int = 0
+    deflated: int = 0
+
+
+@dataclass
+class Samples:
+    """Tridiagonals of the probes so far, and their squared norms over the mass."""
+
+    factors: list[Tridiagonal]
+    ratios: list[float]
+
+
+def adaptive_trace(
+    problem: Problem, f: ScalarFunction, goal: Goal, probes: Probes, method: str
+) -> Estimate:
+    """Return tr f(A), Hermitian A; for ``log|x|`` of any sign.
+
+    References
+    ----------
+    Chen and Hallman, SIAM J. Matrix Anal. Appl. 44, 1218 (2023); Wenger et al., ICML 2022.
+    """
+    if method == "chebyshev":
+        msg = (
+            "a pilot chooses steps of Lanczos' method; with method='chebyshev' fix moments= and "
+            "probes=, and leave out rtol=, atol= and max_matvecs=."
+        )
+        raise ValueError(msg)
+    op = Counting(problem.shifted)
+    run = Run(op, f, goal, probes, goal.budget(problem.n) - problem.matvecs)
+    basis = KrylovBasis(op, probes.block(range(min(2, problem.n))))
+    basis.grow(max(2, min(FIRST_STEPS, run.budget // 8)))
+    values = basis.ritz().values
+    noise = noise_of(op, float(values[0]), float(values[-1]))
+    if f is LOG_ABS and (values[0] > noise or problem.known.low > 0):
+        run = replace(run, f=LOG)
+    definite = run.f is LOG and values[0] > noise
+    task, samples = _task(problem, run, basis, definite=definite)
+    return _estimated(problem, run, task, samples)
+
+
+def _task(
+    problem: Problem, run: Run, basis: KrylovBasis, *, definite: bool
+) -> tuple[Sampled, Samples]:
+    """Decide what to compute and what to sample; the basis may serve as the first samples."""
+    pays = (definite or run.f.domain != "positive") and run.f is not LOG_ABS
+    if pays and _deflation_pays(run, basis, definite=definite):
+        make = _preconditioned if definite else _projected
+        return make(problem, run, basis), Samples([], [])
+    traces = run.op.power_traces()
+    task = Sampled(run.op, run.f, problem.known, traces, float(run.n))
+    steps = run.goal.steps
+    if steps is None:
+        while not basis.exhausted and not _enough(run, task, basis.tridiagonals(), basis.steps):
+            basis.grow(1)
+    elif basis.steps < steps:
+        basis.grow(steps - basis.steps)
+    factors = [factor.leading(steps or basis.steps) for factor in basis.tridiagonals()]
+    return task, Samples(factors, [1.0] * len(factors))
+
+
+def _enough(run: Run, task: Sampled, factors: list[Tridiagonal], steps: int) -> bool:
+    """Whether more steps would reduce the error less than more probes."""
+    if steps < 3 and all(factor.residual > 0 for factor in factors):
+        return False
+    few = LEAST_PROBES if run.goal.probes is None else run.goal.probes
+    left = run.left + len(factors) * steps
+    if (few - len(factors)) * (steps + 1) >= run.left - len(factors):
+        return True
+    rules = [gauss(factor) for factor in factors]
+    y = [task.f.on_host(_inside(rule.nodes, task.f)) for rule in rules]
+    spread = residual_spread(rules, y, len(task.traces))
+    value = task.offset + task.mass * np.mean([
+        r.integrate(v) for r, v in zip(rules, y, strict=True)
+    ])
+    probes = run.goal.probes or max(1, left // steps)
+    stderr = math.sqrt(2 * task.mass * spread / probes)
+    if run.goal.tolerant:
+        stderr = max(stderr, run.target(abs(value)))
+    unit = eps(task.op.xp.empty(0, dtype=task.op.dtype))
+    bias = expected_bias(factors, task.f, task.known, unit=unit, proved=run.goal.tolerant)
+    return task.mass * bias <= BIAS_SHARE * stderr + 1e-12 * abs(value)
+
+
+def _inside(nodes: Host, f: ScalarFunction) -> Host:
+    return np.maximum(nodes, 0.0) if f.domain == "nonnegative" else nodes
+
+
+def _deflation_pays(run: Run, basis: KrylovBasis, *, definite: bool) -> bool:
+    """Grow the basis as long as that promises less error; return whether to deflate."""
+    item = 16 if run.op.xp.isdtype(run.op.dtype, "complex floating") else 8
+    widest = min(BASIS_SHARE * run.budget, run.n / 2, BASIS_BYTES / (item * run.n))
+    before: tuple[int, int] | None = None
+    while True:
+        prospects = _Prospects(run, basis, definite=definite)
+        more = max(1, basis.steps // GROWTH)
+        promise = prospects.deflated(prospects.found, run.op.count)
+        if before is None and promise >= 0.9 * prospects.plain():
+            return False
+        # What was known before is judged anew: a longer basis tells the measure better.
+        stalled = before is not None and promise > 1.05 * prospects.deflated(*before)
+        if stalled or basis.exhausted or basis.size + 2 * more > widest:
+            return promise < prospects.plain()
+        before = (prospects.found, run.op.count)
+        basis.grow(more)
+
+
+class _Prospects:
+    """What sampling A, or A less some Ritz pairs, promises: an error, or a cost."""
+
+    def __init__(self, run: Run, basis: KrylovBasis, *, definite: bool) -> None:
+        self.run, self.definite, self.pairs = run, definite, basis.ritz()
+        pairs = self.pairs
+        self.inside = _inside(pairs.values, run.f)
+        value = abs(run.n * (pairs.weights @ run.f.on_host(self.inside)))
+        self.target = run.target(float(value))
+        self.shared: dict[str, Any] = {
+            "degree": min(2, len(run.op.power_traces())),
+            "target": self.target,
+            "goal": run.goal,
+            "longest": basis.steps,
+        }
+        size = pairs.values if definite else SPREAD_SHARE / TOLERANCE * _deviation(pairs)
+        ratio = pairs.residuals / np.maximum(size, np.finfo(float).tiny)
+        self.order = np.argsort(ratio)
+        self.found = int(np.count_nonzero(ratio < TOLERANCE))
+
+    def plain(self) -> float:
+        """Return the score of sampling A itself, the basis serving as two samples."""
+        rule = Rule(self.inside, self.pairs.weights)
+        found = forecast(rule, self.run.f, mass=self.run.n, left=self.run.budget, **self.shared)
+        return _score(found, 0, self.target)
+
+    def deflated(self, count: int, spent: int) -> float:
+        """Return the score of taking out the best Ritz pairs, after so many products."""
+        pairs, n = self.pairs, self.run.n
+        taken = np.zeros(len(pairs.values), dtype=bool)
+        taken[self.order[:count]] = True
+        rest = remaining_weights(pairs, taken, n)
+        if not np.any(rest > 0):
+            return 0.0
+        if self.definite:
+            scaled = np.maximum(pairs.values, 1e-300) / typical_value(pairs, taken, n)
+            rule, mass = _sorted(np.append(scaled, 1.0), np.append(rest, count / n)), float(n)
+        else:
+            rule, mass = Rule(self.inside, rest), float(n - count)
+        rule = Rule(rule.nodes, rule.weights / rule.weights.sum())
+        left = self.run.budget - spent
+        return _score(
+            forecast(rule, self.run.f, mass=mass, left=left, **self.shared), spent, self.target
+        )
+
+
+def _sorted(nodes: Host, weights: Host) -> Rule:
+    order = np.argsort(nodes)
+    return Rule(nodes[order], weights[order])
+
+
+def _deviation(pairs: RitzPairs) -> float:
+    mean = pairs.weights @ pairs.values
+    return math.sqrt(max(0.0, float(pairs.weights @ (pairs.values - mean) ** 2)))
+
+
+def _score(found: Forecast | None, spent: int, target: float) -> float:
+    if found is None:
+        return math.inf
+    if target == 0:
+        return found.error
+    return (spent + found.cost) * max(1.0, found.error / (1.2 * target)) ** 2
+
+
+def _preconditioned(problem: Problem, run: Run, basis: KrylovBasis) -> Sampled:
+    """Return ``log det P + tr log M``."""
+    op = Preconditioned(run.op, basis)
+    known = UNBOUNDED
+    if problem.known.low > 0 and problem.known.low_rigorous:
+        low = problem.known.low / op.largest
+        known = replace(UNBOUNDED, low=low, low_rigorous=True, how=problem.known.how)
+    return Sampled(
+        op, run.f, known, op.power_traces(), float(run.n), offset=op.logdet, deflated=op.rank
+    )
+
+
+def _projected(problem: Problem, run: Run, basis: KrylovBasis) -> Sampled:
+    """Return ``tr Q^H f(A) Q``, from the shortest tail of steps that makes it accurate enough."""
+    pairs = basis.ritz()
+    inside = _inside(pairs.values, run.f)
+    spread = residual_spread([Rule(inside, pairs.weights)], [run.f.on_host(inside)], 2)
+    stderr = math.sqrt(2 * run.n * spread / max(1, run.left // basis.steps))
+    if run.goal.tolerant:
+        value = run.n * (pairs.weights @ run.f.on_host(inside))
+        stderr = min(stderr, run.target(abs(value)))
+    found: Captured | None = None
+    for tail in sorted({1, 2, 3, 5, 8, 12, 20, basis.steps // 2}):
+        if tail > basis.steps // 2:
+            break
+        columns = basis.size if basis.exhausted else basis.size - tail * basis.width
+        found = captured_part(run.op, basis, columns, run.f)
+        if found.bias <= 1e-2 * stderr:
+            break
+    assert found is not None
+    columns = round(run.n - found.mass)
+    return Sampled(
+        run.op, run.f, problem.known, found.traces, found.mass, found.value, found.bias,
+        basis, columns, columns,
+    )  # fmt: skip
+
+
+def _estimated(problem: Problem, run: Run, task: Sampled, samples: Samples) -> Estimate:
+    """Sample until the accuracy is reached, or the budget spent."""
+    if task.mass < 0.5:
+        return Estimate(
+            value=task.offset, bias_bound=task.bias, bias_rigorous=False, method="lanczos",
+            matvecs=problem.matvecs + run.op.count, deflated=task.deflated,
+        )  # fmt: skip
+    if not samples.factors:
+        _first_probes(run, task, samples)
+    steps = max(len(factor.diagonal) for factor in samples.factors)
+    while True:
+        estimate = _summary(problem, run, task, samples)
+        more = _wanted(run, task, samples, estimate, steps)
+        if more < 1:
+            return estimate
+        _sample(run, task, samples, steps, more)
+
+
+def _wanted(run: Run, task: Sampled, samples: Samples, estimate: Estimate, steps: int) -> int:
+    """Return how many more probes to take."""
+    have, affordable = len(samples.factors), run.left // steps
+    if run.goal.probes is not None:
+        return min(affordable, run.goal.probes - have)
+    if not np.isfinite(estimate.value) or not run.goal.tolerant:
+        return affordable if np.isfinite(estimate.value) else 0
+    if have < LEAST_PROBES:
+        return min(affordable, LEAST_PROBES - have)
+    tolerance = run.goal.tolerance(abs(estimate.value))
+    low, high = estimate.stderr * INTERVAL, tolerance - estimate.bias_bound
+    if not isinstance(estimate.value, complex):
+        half = estimate.interval()[1] - estimate.value
+        if half <= tolerance:
+            return 0
+    elif low <= high:
+        return 0
+    room = max(high, 0.5 * tolerance)
+    needed = math.ceil(have * (low / room) ** 2)
+    return min(affordable, max(1, min(needed - have, 2 * have)))
+
+
+def _first_probes(run: Run, task: Sampled, samples: Samples) -> None:
+    """Run two probes until their truncation is small beside the noise that will be."""
+    fixed = run.goal.steps
+    block, ratios = _probe_block(run, task, range(2, 4))
+    alphas, betas = [], []
+    for step in lanczos_steps(task.op, block, max(1, run.left // 2) if fixed is None else fixed):
+        alphas.append(step.alpha)
+        betas.append(step.beta)
+        factors = assembled(alphas, betas)
+        if fixed is None and _enough(run, task, factors, len(alphas)):
+            break
+    samples.factors += factors
+    samples.ratios += ratios
+
+
+def _sample(run: Run, task: Sampled, samples: Samples, steps: int, count: int) -> None:
+    have = len(samples.factors)
+    # The first two probes are the basis, or its starting vectors.
+    first = have if task.deflated == 0 else have + 2
+
+    def one(columns: range) -> list[Tridiagonal]:
+        block, ratios = _probe_block(run, task, columns)
+        samples.ratios += ratios
+        return tridiagonalize(task.op, block, steps)
+
+    for columns in column_ranges(task.op, run.n, first, first + count):
+        samples.factors += one(columns)
+
+
+def _probe_block(run: Run, task: Sampled, columns: range) -> tuple[Array, list[float]]:
+    """Return probes, without what was computed, and their squared norms over the mass."""
+    block = run.probes.block(columns)
+    if task.basis is None:
+        return block, [1.0] * len(columns)
+    block = task.basis.remove_from(block, task.columns)
+    return block, list(np.real(column_dots(block, block)) / task.mass)
+
+
+def _summary(problem: Problem, run: Run, task: Sampled, samples: Samples) -> Estimate:
+    found = integrated(
+        task.op, samples.factors, task.f, task.known, traces=task.traces, mass=task.mass,
+        ratios=None if task.basis is None else np.array(samples.ratios),
+    )  # fmt: skip
+    return summed(
+        found.truncated,
+        replace(run.probes, count=len(samples.factors)),
+        method="lanczos",
+        matvecs=problem.matvecs + run.op.count,
+        bounds=found.bounds if task.deflated == 0 else None,
+        flags=found.flags,
+        mass=task.mass,
+        exact_part=task.offset,
+        exact_bias=task.bias,
+        deflated=task.deflated,
+    )

@@ -1,0 +1,204 @@
+"""``tr f(A)`` by a mean over probes, at a given number of moments."""
+
+from __future__ import annotations
+
+import logging
+import math
+from dataclasses import dataclass, replace
+from typing import Any, TypeAlias
+
+import numpy as np
+
+from specdens._arrays import eps
+from specdens._probes import Probes
+from specdens.estimation import (
+    CONTRADICTED,
+    ESCAPED,
+    INDEFINITE,
+    SINGULAR,
+    UNRESOLVED,
+    finite_pair,
+    summed,
+)
+from specdens.lanczos import Tridiagonal
+from specdens.linear_operator import LinearOperator
+from specdens.moments import EscapeError
+from specdens.operators import Counting
+from specdens.preparation import Problem
+from specdens.quadrature import gauss
+from specdens.results import UNBOUNDED, Estimate, SpectralBounds
+from specdens.sampling import (
+    bounds_for,
+    known_traces,
+    moments_by_chebyshev,
+    tridiagonals,
+    with_known_moments,
+)
+from specdens.scalar_functions import INV, LOG, LOG_ABS, ScalarFunction, require_domain
+from specdens.truncation import Truncated, integrate_factors, integrate_moments
+
+__all__ = ["Integrated", "integrated", "noise_of", "sampled_trace"]
+
+Host: TypeAlias = np.ndarray[Any, Any]
+
+_log = logging.getLogger(__name__)
+
+
+def sampled_trace(
+    problem: Problem, f: ScalarFunction, moments: int, probes: Probes, method: str
+) -> Estimate:
+    """Return tr f(A) by a mean over probes; for ``log|x|``, of any Hermitian matrix."""
+    op = Counting(problem.shifted)
+    if method == "chebyshev":
+        found = chebyshev_trace(problem, op, f, moments, probes)
+    else:
+        found = lanczos_trace(problem, op, f, moments, probes)
+    return summed(
+        found.truncated,
+        probes,
+        method="chebyshev" if method == "chebyshev" else "lanczos",
+        matvecs=problem.matvecs + op.count,
+        bounds=found.bounds,
+        flags=found.flags,
+    )
+
+
+@dataclass(frozen=True)
+class Integrated:
+    """Per-probe values with the interval that was used and what speaks against them."""
+
+    truncated: Truncated
+    bounds: SpectralBounds
+    flags: tuple[str, ...]
+
+
+def lanczos_trace(
+    problem: Problem, op: Counting, f: ScalarFunction, moments: int, probes: Probes
+) -> Integrated:
+    """Integrate f over the Gauss rules of all probes."""
+    factors = tridiagonals(op, probes, moments)
+    return integrated(op, factors, f, problem.known, traces=known_traces(op, probes))
+
+
+def integrated(
+    op: LinearOperator,
+    factors: list[Tridiagonal],
+    f: ScalarFunction,
+    known: SpectralBounds,
+    *,
+    traces: tuple[float, ...] = (),
+    mass: float | None = None,
+    ratios: Host | None = None,
+) -> Integrated:
+    """Integrate f over the measures of all probes, and say what their Ritz values speak against.
+
+    Parameters
+    ----------
+    op : LinearOperator, shape (n, n)
+    factors : list of Tridiagonal
+    f : ScalarFunction
+        ``log|x|`` becomes log, with the signs turned if need be, where the spectrum has one sign.
+    known : SpectralBounds
+    traces : tuple of float
+        ``tr A, tr A^2, ...`` for control variates.
+    mass : float, optional
+        ``tr I`` of the space that the probes sample; default n.
+    ratios : ndarray, shape (R,), optional
+        ``<y, y>`` of each probe over the mass, where it is not 1.
+    """
+    unit = eps(op.xp.empty(0, dtype=op.dtype))
+    ends = [gauss(factor).nodes[[0, -1]] for factor in factors]
+    low, high = float(min(e[0] for e in ends)), float(max(e[1] for e in ends))
+    noise = noise_of(op, low, high)
+    flags: tuple[str, ...] = ()
+    if low < known.low - noise or high > known.high + noise:
+        known, flags = UNBOUNDED, (ESCAPED,)
+    if f is LOG_ABS and (low >= -noise or known.low > 0):
+        f = LOG
+    elif f is LOG_ABS and (high <= noise or known.high < 0):
+        factors, known, f = [t.negated() for t in factors], known.negated(), LOG
+        traces = tuple(-t if k % 2 == 0 else t for k, t in enumerate(traces))
+        low, high = -high, -low
+    require_domain(f, low, noise)
+    if f.pole and low < 0 < high and f is not LOG:
+        flags = (*flags, INDEFINITE)
+    nearest, farthest = sorted((abs(low), abs(high)))
+    if (
+        f.pole
+        and known.low <= 0 <= known.high
+        and nearest <= (4 * unit * farthest if f is LOG else noise)
+    ):
+        # An extreme Ritz value is never nearer to 0 than the extreme eigenvalue on its side.
+        flags = (*flags, SINGULAR)
+        if f is LOG:
+            values = np.full(len(factors), -math.inf)
+            return Integrated(Truncated(values, 0.0, True, 0.0), known, flags)
+    found = integrate_factors(
+        list(factors), f, known, unit=unit, traces=traces,
+        mass=float(op.shape[0]) if mass is None else mass, ratios=ratios,
+    )  # fmt: skip
+    if found.contradicted:
+        flags = (*flags, CONTRADICTED)
+    seen = SpectralBounds(max(low, known.low), min(high, known.high), False, False, "Ritz values")
+    return Integrated(found, known if finite_pair(known) else seen, flags)
+
+
+def noise_of(op: LinearOperator, low: float, high: float) -> float:
+    """Return how far rounding may put a Ritz value outside the spectrum."""
+    unit = eps(op.xp.empty(0, dtype=op.dtype))
+    return (10 + math.sqrt(op.shape[0])) * unit * max(abs(low), abs(high))
+
+
+def chebyshev_trace(
+    problem: Problem, op: Counting, f: ScalarFunction, moments: int, probes: Probes
+) -> Integrated:
+    """Integrate the Chebyshev series of f against the moments of all probes.
+
+    If a moment shows an eigenvalue outside the interval, the same probes go through Lanczos.
+    """
+    interval = bounds_for(op, problem.known, stated=problem.stated, key=probes.key)
+    interval, flags = _interval_for(f, interval)
+    try:
+        found = moments_by_chebyshev(op, probes, moments, interval)
+    except EscapeError as error:
+        _log.info("%s Running Lanczos with the same probes.", error)
+        return lanczos_trace(problem, op, f, moments, probes)
+    table = with_known_moments(found.table, interval, known_traces(op, probes), problem.n)
+    return Integrated(integrate_moments(table, _clipped(f), interval), interval, flags)
+
+
+def _interval_for(
+    f: ScalarFunction, interval: SpectralBounds
+) -> tuple[SpectralBounds, tuple[str, ...]]:
+    """Return an interval on which f can be expanded, and what is doubtful about it.
+
+    A safeguarded interval may reach over 0 although all Ritz values lie on one side: then half the
+    Ritz value next to 0 is taken, and an eigenvalue beyond it shows as an escape.
+    """
+    low, high = interval
+    if interval.inner is not None:
+        require_domain(f, interval.inner[0], 1e-6 * max(abs(low), abs(high)))
+    if not f.pole or low > 0 or high < 0:
+        return interval, ()
+    if interval.inner is not None and interval.inner[0] > 0:
+        guess = interval.inner[0] / 2
+        return replace(interval, low=guess, low_rigorous=False), (UNRESOLVED,)
+    if interval.inner is not None and interval.inner[1] < 0 and f is not LOG:
+        guess = interval.inner[1] / 2
+        return replace(interval, high=guess, high_rigorous=False), (UNRESOLVED,)
+    if low == 0 and f is not INV:
+        return interval, ()
+    if f is INV:
+        msg = (
+            f"1/x has its pole inside the interval {interval}, where no Chebyshev series "
+            "converges. Use method='lanczos'."
+        )
+        raise ValueError(msg)
+    return interval, (INDEFINITE,)
+
+
+def _clipped(f: ScalarFunction) -> ScalarFunction:
+    """Return f continued by f(0) below 0, where a safeguarded interval reaches too far."""
+    if f.domain != "nonnegative":
+        return f
+    return replace(f, apply=lambda xp, x: f.apply(xp, xp.where(x > 0, x, xp.zeros_like(x))))
