@@ -21,6 +21,7 @@ from specdens._arrays import (
     is_dtype_of_torch,
     namespace,
     on_cpu,
+    power_of_two,
     result_dtype,
     to_host,
     working_dtype,
@@ -33,6 +34,9 @@ SQUARE_FLOPS = 32
 """Multiplications in A^2, as a multiple of A's entries, up to which tr A^3 and tr A^4 are cheap."""
 
 SQUARED_AT_ONCE = 2**24
+
+RANGE = (1e-70, 1e70)
+"""Norms whose fourth powers are floating-point numbers."""
 
 ROWS_AT_ONCE = 2**24
 """Entries of a dense matrix that a reduction looks at in one go: its temporaries stay small."""
@@ -91,9 +95,19 @@ class ExplicitOperator(LinearOperator):
         """The number of stored entries."""
         return int(np.prod(self.values().shape))
 
-    def sum_of_squares(self) -> float:
-        """Return the squared Frobenius norm, summed in double precision."""
-        return _sum_of_squares(self.xp, self.values())
+    def frobenius_norm(self) -> float:
+        """Return the root of the sum of all squared entries, summed in double precision."""
+        return self._frobenius_norm
+
+    @cached_property
+    def _frobenius_norm(self) -> float:
+        # Divided by a power of two, squares neither overflow nor vanish.
+        unit = power_of_two(self.largest)
+        return unit * math.sqrt(sum(_sum_of_squares(self.xp, v / unit) for v in self._portions()))
+
+    def _portions(self) -> list[Array]:
+        """Return the entries in portions, each small enough for a temporary."""
+        return [self.values()]
 
     def power_traces(self) -> tuple[float, ...]:
         """Return tr A and tr A^2 = ||A||_F^2 of a Hermitian matrix."""
@@ -104,7 +118,10 @@ class ExplicitOperator(LinearOperator):
         xp, diagonal = self.xp, self.diagonal()
         if is_complex(diagonal):
             diagonal = xp.real(diagonal)
-        return float(xp.sum(xp.astype(diagonal, xp.float64))), self.sum_of_squares()
+        norm = self.frobenius_norm()
+        if not RANGE[0] < norm < RANGE[1]:
+            return ()  # its powers may overflow or vanish
+        return float(xp.sum(xp.astype(diagonal, xp.float64))), norm**2
 
     def _double(self, a: Array) -> Array:
         xp = self.xp
@@ -153,10 +170,8 @@ class DenseOperator(ExplicitOperator):
         step = max(1, ROWS_AT_ONCE // max(1, columns))
         return [slice(i, min(i + step, rows)) for i in range(0, rows, step)]
 
-    def sum_of_squares(self) -> float:
-        """Return the squared Frobenius norm, summed in double precision."""
-        rows = self._row_ranges()
-        return sum(_sum_of_squares(self.xp, self.array[some, :]) for some in rows)
+    def _portions(self) -> list[Array]:
+        return [self.array[rows, :] for rows in self._row_ranges()]
 
     def absolute_row_sums(self) -> Array:
         """Return the sums of moduli over rows."""
@@ -249,10 +264,10 @@ class SparseOperator(ExplicitOperator):
 
     @cached_property
     def _power_traces(self) -> tuple[float, ...]:
-        """Return also tr A^3 and tr A^4 = ||A^2||_F^2 where A^2 costs no more than some products."""
+        """Return also tr A^3 and tr A^4 = ||A^2||_F^2 where A^2 costs no more than products."""
         first = super()._power_traces
         host = self.xp.__name__.endswith("numpy")
-        if not host or self.nnz == 0 or self._square_flops() > SQUARE_FLOPS * self.nnz:
+        if not host or not first or self._square_flops() > SQUARE_FLOPS * self.nnz:
             return first
         third, fourth = 0.0, 0.0
         for rows in self._row_ranges():
@@ -396,14 +411,19 @@ class ForeignOperator(LinearOperator):
         device: Any,
         hermitian: bool | None,
         traces: tuple[float, ...] = (),
+        frobenius_norm: float | None = None,
     ) -> None:
         super().__init__(shape, dtype=dtype, xp=xp, device=device)
         self._product, self._adjoint_product = matmat, rmatmat
-        self.hermitian, self._traces = hermitian, traces
+        self.hermitian, self._traces, self._frobenius_norm = hermitian, traces, frobenius_norm
 
     def power_traces(self) -> tuple[float, ...]:
         """Return what its maker stated."""
         return self._traces
+
+    def frobenius_norm(self) -> float | None:
+        """Return what its maker stated."""
+        return self._frobenius_norm
 
     def _matmat(self, x: Array) -> Array:
         return self._received(self._product(x))
@@ -500,12 +520,12 @@ def aslinearoperator(
     if hasattr(A, "shape"):
         if not any(hasattr(A, name) for name in ("matmat", "matvec")) and hasattr(A, "__array__"):
             return _dense(np.asarray(A))
-        traces = _stated_traces(A, trace, frobenius_squared)
-        return _from_object(A, dtype=dtype, hermitian=hermitian, like=like, traces=traces)
+        facts = _stated(A, trace, frobenius_squared)
+        return _from_object(A, dtype=dtype, hermitian=hermitian, like=like, facts=facts)
     if callable(A):
         return _from_callable(
             A, n, dtype=dtype, rmatvec=rmatvec, matmat=matmat, rmatmat=rmatmat,
-            hermitian=hermitian, like=like, traces=_stated_traces(A, trace, frobenius_squared),
+            hermitian=hermitian, like=like, facts=_stated(A, trace, frobenius_squared),
         )  # fmt: skip
     msg = (
         f"A is of type {type(A).__name__}; expected an array, a sparse matrix, an object with "
@@ -514,20 +534,23 @@ def aslinearoperator(
     raise TypeError(msg)
 
 
-def _stated_traces(
-    a: Any, trace: float | None, frobenius_squared: float | None
-) -> tuple[float, ...]:
-    """Return tr A and tr A^2 as stated; a number of A's own, not a method such as NumPy's."""
-    stated = []
+def _stated(a: Any, trace: float | None, frobenius_squared: float | None) -> dict[str, Any]:
+    """Return what was stated; a number of A's own counts, a method such as NumPy's does not."""
+    stated: dict[str, float] = {}
     for name, value in (("trace", trace), ("frobenius_squared", frobenius_squared)):
         found = getattr(a, name, None) if value is None else value
         if not isinstance(found, (int, float, np.integer, np.floating)):
-            break
+            continue
         if not math.isfinite(found):
             msg = f"{name} is {found}; expected a finite number."
             raise ValueError(msg)
-        stated.append(float(found))
-    return tuple(stated)
+        stated[name] = float(found)
+    squares = stated.get("frobenius_squared")
+    traces = (stated["trace"],) if "trace" in stated else ()
+    return {
+        "traces": traces if not traces or squares is None else (*traces, squares),
+        "frobenius_norm": None if squares is None else math.sqrt(max(0.0, squares)),
+    }
 
 
 def _dense(a: Any) -> LinearOperator:
@@ -589,7 +612,7 @@ def _from_object(
     dtype: Any,
     hermitian: bool | None,
     like: Array | None,
-    traces: tuple[float, ...],
+    facts: dict[str, Any],
 ) -> LinearOperator:
     shape = tuple(int(side) for side in a.shape)
     if len(shape) != 2:
@@ -608,7 +631,7 @@ def _from_object(
     claimed = getattr(a, "hermitian", None) if hermitian is None else hermitian
     return ForeignOperator(
         shape, product, _adjoint_of(a),
-        dtype=working, xp=xp, device=where, hermitian=claimed, traces=traces,
+        dtype=working, xp=xp, device=where, hermitian=claimed, **facts,
     )  # fmt: skip
 
 
@@ -659,7 +682,7 @@ def _from_callable(
     rmatmat: Callable[[Array], Array] | None,
     hermitian: bool | None,
     like: Array | None,
-    traces: tuple[float, ...],
+    facts: dict[str, Any],
 ) -> LinearOperator:
     if n is None:
         msg = "A is a callable, whose size is unknown; pass aslinearoperator(A, n=..., dtype=...)."
@@ -671,5 +694,5 @@ def _from_callable(
     adjoint = rmatmat if rmatmat is not None else (_by_columns(rmatvec) if rmatvec else None)
     return ForeignOperator(
         (n, n), matmat or _by_columns(a), adjoint,
-        dtype=working, xp=xp, device=where, hermitian=hermitian, traces=traces,
+        dtype=working, xp=xp, device=where, hermitian=hermitian, **facts,
     )  # fmt: skip

@@ -32,7 +32,7 @@ from specdens.planning import INTERVAL, LEAST_PROBES, Forecast, Goal, forecast
 from specdens.preparation import Problem
 from specdens.quadrature import Rule, gauss
 from specdens.results import UNBOUNDED, Estimate, SpectralBounds
-from specdens.sampled import integrated, noise_of
+from specdens.sampled import integrated, noise_of, sampled_trace
 from specdens.sampling import column_ranges
 from specdens.scalar_functions import LOG, LOG_ABS, ScalarFunction
 from specdens.truncation import expected_bias
@@ -144,12 +144,15 @@ def adaptive_trace(
     op = Counting(problem.shifted)
     run = Run(op, f, goal, probes, goal.budget(problem.n) - problem.matvecs)
     basis = KrylovBasis(op, probes.block(range(min(2, problem.n))))
-    basis.grow(max(2, min(FIRST_STEPS, run.budget // 8)))
+    first = max(2, min(FIRST_STEPS, run.budget // 8))
+    basis.grow(first if goal.steps is None else min(first, goal.steps))
     values = basis.ritz().values
     noise = noise_of(op, float(values[0]), float(values[-1]))
     if f is LOG_ABS and (values[0] > noise or problem.known.low > 0):
         run = replace(run, f=LOG)
     definite = run.f is LOG and values[0] > noise
+    if not np.all(np.isfinite(run.f.on_host(_inside(values, run.f)))):
+        return sampled_trace(problem, f, goal.moments, replace(probes, count=2), method)
     task, samples = _task(problem, run, basis, definite=definite)
     return _estimated(problem, run, task, samples)
 
@@ -193,8 +196,8 @@ def _enough(run: Run, task: Sampled, factors: list[Tridiagonal], steps: int) -> 
     if run.goal.tolerant:
         stderr = max(stderr, run.target(abs(value)))
     unit = eps(task.op.xp.empty(0, dtype=task.op.dtype))
-    bias = expected_bias(factors, task.f, task.known, unit=unit, proved=run.goal.tolerant)
-    return task.mass * bias <= BIAS_SHARE * stderr + 1e-12 * abs(value)
+    bias = expected_bias(list(factors), task.f, task.known, unit=unit, proved=run.goal.tolerant)
+    return bool(task.mass * bias <= BIAS_SHARE * stderr + 1e-12 * abs(value))
 
 
 def _inside(nodes: Host, f: ScalarFunction) -> Host:
@@ -304,7 +307,7 @@ def _projected(problem: Problem, run: Run, basis: KrylovBasis) -> Sampled:
     stderr = math.sqrt(2 * run.n * spread / max(1, run.left // basis.steps))
     if run.goal.tolerant:
         value = run.n * (pairs.weights @ run.f.on_host(inside))
-        stderr = min(stderr, run.target(abs(value)))
+        stderr = min(stderr, run.target(float(abs(value))))
     found: Captured | None = None
     for tail in sorted({1, 2, 3, 5, 8, 12, 20, basis.steps // 2}):
         if tail > basis.steps // 2:
@@ -404,8 +407,12 @@ def _summary(problem: Problem, run: Run, task: Sampled, samples: Samples) -> Est
         task.op, samples.factors, task.f, task.known, traces=task.traces, mass=task.mass,
         ratios=None if task.basis is None else np.array(samples.ratios),
     )  # fmt: skip
+    unit = eps(task.op.xp.empty(0, dtype=task.op.dtype))
+    # Products with P^(-1/2) or (I - Q Q^H) lose some digits more than those with A.
+    rounding = 1000 * unit * abs(task.offset) / task.mass
+    truncated = found.truncated
     return summed(
-        found.truncated,
+        replace(truncated, bias=truncated.bias + rounding, rounding=truncated.rounding + rounding),
         replace(run.probes, count=len(samples.factors)),
         method="lanczos",
         matvecs=problem.matvecs + run.op.count,

@@ -19,6 +19,7 @@ __all__ = [
     "Controlled",
     "controlled",
     "controlled_table",
+    "explained_spread",
     "known_chebyshev",
     "residual_spread",
 ]
@@ -198,19 +199,38 @@ def controlled_table(table: Host, exact: Host) -> Host:
         Linear in the same functionals: ``mu - C_kJ C_JJ^-1 (mu_J - exact_J)`` with the covariance
         ``C_jk = (mu_(j+k) + mu_|j-k|)/2 - mu_j mu_k`` of the other probes' mean.
     """
-    count, probes = table.shape
+    probes = table.shape[1]
     known = np.arange(1, len(exact))
     folds = min(FOLDS, probes)
     members = np.arange(probes) % folds
     corrected = table.copy()
     for fold in range(folds):
-        mean = table[:, members != fold].mean(axis=1)
-        longer = np.concatenate([mean, np.zeros(len(known))])  # the last ones were not computed
-        k = np.arange(count)[:, None]
-        covariance = (longer[k + known] + longer[np.abs(k - known)]) / 2 - mean[:, None] * mean[
-            known
-        ]
+        covariance = _covariance(table[:, members != fold].mean(axis=1), known)
         slopes = np.linalg.lstsq(covariance[known].T, covariance.T, rcond=1e-10)[0].T
         own = members == fold
         corrected[:, own] -= slopes @ (table[:, own][known] - exact[known, None])
     return corrected
+
+
+def _covariance(mean: Host, known: Host) -> Host:
+    """Return the covariances of ``T_k`` with the known ones, under the measure of these moments."""
+    k = np.arange(len(mean))[:, None]
+    longer = np.concatenate([mean, np.zeros(len(known))])  # the last ones were not computed
+    both = (longer[k + known] + longer[np.abs(k - known)]) / 2
+    return np.asarray(both - mean[:, None] * mean[known])
+
+
+def explained_spread(coefficients: Host, mean: Host, degree: int) -> float:
+    """Return the variance of a Chebyshev series that its best polynomial of low degree explains.
+
+    Parameters
+    ----------
+    coefficients, mean : ndarray, shape (N,)
+        Of the series; and the moments of the measure.
+    degree : int
+    """
+    known = np.arange(1, degree + 1)
+    covariance = _covariance(mean, known)
+    with_f = coefficients @ covariance
+    slopes = np.linalg.lstsq(covariance[known], with_f, rcond=1e-10)[0]
+    return float(np.real(np.vdot(with_f, slopes)))

@@ -4,8 +4,8 @@ Log of a positive definite A: with the Ritz pairs (d_i, u_i), ``P = U d U^H + ta
 ``log det A = log det P + tr log M``, ``M = P^(-1/2) A P^(-1/2)``, for any P. The Lanczos relation
 gives tr M and tr M^2 exactly, so that they still serve as control variates.
 
-Any f: ``tr f(A) = tr Q^H f(A) Q + E[y^H f(A) y]`` with probes ``y = (I - Q Q^H) z``; the traces of A
-and A^2 on the complement are known exactly, too.
+Any f: ``tr f(A) = tr Q^H f(A) Q + E[y^H f(A) y]`` with probes ``y = (I - Q Q^H) z``; the traces of
+A and A^2 on the complement are known exactly, too.
 """
 
 from __future__ import annotations

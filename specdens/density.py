@@ -30,10 +30,12 @@ from specdens.results import AccuracyWarning, SpectralBounds
 from specdens.sampling import (
     Moments,
     bounds_for,
+    known_traces,
     moments_by_chebyshev,
     moments_by_lanczos,
     probes_for,
     widened,
+    with_known_moments,
 )
 from specdens.spectral_density import SpectralDensity
 from specdens.union import eigenvalues, eigenvalues_are_cheap, union
@@ -121,8 +123,9 @@ def density(
     >>> rho = specdens.density(laplacian(60, 60), rng=0)
     >>> print(f"{rho.count(0, 4):.0f} of {rho.size} eigenvalues up to 4")
     1806 of 3600 eigenvalues up to 4
-    >>> print(f"mean {rho.integrate(lambda x: x):.2f} ± {rho.integral_stderr(lambda x: x):.2f}")
-    mean 3.98 ± 0.01
+    >>> mean, error = rho.integrate(np.exp), rho.integral_stderr(np.exp)
+    >>> print(f"mean of exp {mean:.1f} ± {error:.1f}")
+    mean of exp 277.6 ± 0.1
     """
     A = A if B is None else whitened(A, B)
     problem, moments = _checked(A, moments, kernel, method, hermitian, bounds)
@@ -143,12 +146,15 @@ def density(
     if atom is not None:
         found = _with_atom(op, vectors, found, *atom)
     chance = method != "exact" and not vectors.exhaustive
+    traces = known_traces(problem.op, vectors) if chance and atom is None else ()
+    corrected = with_known_moments(found.table, found.bounds, traces, problem.n)
     return SpectralDensity(
         moments=found.table.mean(axis=1),
         bounds=(found.bounds.low, found.bounds.high),
         size=problem.n,
         kernel=kernel,
         table=found.table if chance else None,
+        corrected=corrected if corrected is not found.table else None,
         order=problem.n,
         method=method,
         matvecs=problem.matvecs + op.count,

@@ -217,6 +217,7 @@ def _estimate(
             return found
     vectors = probes_for(problem.shifted, probes, rng)
     full = vectors.exhaustive and goal.moments >= 2 * problem.n
+    full = full or goal.pays_for_all(problem.n)
     if method == "exact" or (method == "auto" and (full or eigenvalues_are_cheap(problem.op))):
         return _exact(problem, f)
     return estimated_trace(problem, f, goal, vectors, method)

@@ -60,8 +60,9 @@ def guaranteed_trace(problem: Problem, f: ScalarFunction, goal: Goal, probes: Pr
     cost = min(n, max(1, count)) * math.ceil(moments / 2)
     if goal.max_matvecs is not None and cost > goal.max_matvecs:
         msg = (
-            f"guarantee={goal.guarantee} takes {cost} products ({min(n, count)} probes of {moments} "
-            f"moments), more than max_matvecs = {goal.max_matvecs}. Widen eps, or use rtol=."
+            f"guarantee={goal.guarantee} takes {cost} products ({min(n, count)} probes of "
+            f"{moments} moments), more than max_matvecs = {goal.max_matvecs}. Widen eps, or use "
+            "rtol=."
         )
         raise ValueError(msg)
     all_of_them = count >= n

@@ -59,6 +59,10 @@ class LinearOperator(ABC):
         """Return tr A, tr A^2, ... of a Hermitian A as far as they are known without a product."""
         return ()
 
+    def frobenius_norm(self) -> float | None:
+        """Return the root of the sum of all squared entries, if it is known without a product."""
+        return None
+
     @abstractmethod
     def _matmat(self, x: Array) -> Array: ...
 

@@ -353,6 +353,7 @@ def _estimated(
             return found
     vectors = probes_for(problem.shifted, probes, rng)
     full = vectors.exhaustive and goal.moments >= 2 * problem.n
+    full = full or goal.pays_for_all(problem.n)
     if method == "exact" or (method == "auto" and (full or problem.n == 1)):
         return _exact(problem)
     if method == "auto" and is_cheap(problem):

@@ -36,7 +36,8 @@ Host: TypeAlias = np.ndarray[Any, Any]
 BASIS_BYTES = 2**30
 """Size up to which the basis of one block is kept."""
 
-INFLATION = 3.0
+INFLATION, UNSEEN = 6.0, 3.0
+"""Of extrapolations; once more where no residual shows stairs in the convergence."""
 
 ROUGH = 0.1
 """Share of a result above which an estimate of rounding, itself inflated, is a cause for doubt."""
@@ -281,7 +282,7 @@ class _Small:
         # an extrapolation overlooks where convergence comes in stairs.
         seen = replace(UNBOUNDED, low=float(pair.values[0]), low_rigorous=True)
         bound = _residual_bound(self.f, factor, pair, seen)
-        return max(guess, bound if math.isfinite(bound) else 0.0), False
+        return max(guess, bound) if math.isfinite(bound) else UNSEEN * guess, False
 
 
 def infinite(f: ScalarFunction, low: float, high: float) -> str:

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from specdens._arrays import Array, column_dots
-from specdens.adapters import ExplicitOperator, aslinearoperator
+from specdens.adapters import RANGE, aslinearoperator
 from specdens.linear_operator import LinearOperator
 
 __all__ = [
@@ -116,10 +116,11 @@ class Gram(LinearOperator):
 
     def power_traces(self) -> tuple[float, ...]:
         """Return the trace, ``||J X||_F^2 + K shift``, of an X whose entries can be looked at."""
-        if not isinstance(self.factor, ExplicitOperator):
+        norm = self.factor.frobenius_norm()
+        if norm is None or not RANGE[0] < norm < RANGE[1]:
             return ()
-        (d, count), total = self.factor.shape, self.factor.sum_of_squares()
-        if self.center != "none" and 0 not in self.factor.shape:
+        (d, count), total = self.factor.shape, norm**2
+        if self.center != "none":
             xp, rows = self.xp, self.center == "samples"
             ones = xp.ones((count if rows else d, 1), dtype=self.dtype, device=self.device)
             sums = self.factor.matmat(ones) if rows else self.factor.rmatmat(ones)
@@ -236,6 +237,11 @@ class Scaled(LinearOperator):
         """Return those of the base, times powers of the factor."""
         s = complex(self.factor).real
         return tuple(s**k * t for k, t in enumerate(self.base.power_traces(), 1))
+
+    def frobenius_norm(self) -> float | None:
+        """Return that of the base, times the modulus of the factor."""
+        norm = self.base.frobenius_norm()
+        return None if norm is None else abs(self.factor) * norm
 
     def _matmat(self, x: Array) -> Array:
         return self.factor * self.base.matmat(x)

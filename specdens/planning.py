@@ -25,6 +25,7 @@ Host: TypeAlias = np.ndarray[Any, Any]
 
 DEFAULT_MOMENTS = 20
 LEAST_BUDGET = 12
+LARGEST_FORMED = 2048
 LEAST_PROBES = 4
 """With fewer the scatter over probes says nothing of the error."""
 
@@ -65,6 +66,14 @@ class Goal:
     def tolerant(self) -> bool:
         """Whether an accuracy was asked for, so that fewer products than allowed may do."""
         return self.rtol > 0 or self.atol > 0
+
+    def pays_for_all(self, n: int) -> bool:
+        """Whether the budget pays for the n columns of a matrix small enough to be factored."""
+        return (
+            self.max_matvecs is not None
+            and not self.tolerant
+            and n <= min(self.max_matvecs, LARGEST_FORMED)
+        )
 
     def budget(self, n: int) -> int:
         """Return the number of products that may be spent."""

@@ -154,7 +154,7 @@ def plot_convergence(
     >>> import specdens
     >>> from specdens.testing import laplacian
     >>> A = laplacian(30, 30)
-    >>> steps = [20, 40, 80]
+    >>> steps = [40, 80, 160]
     >>> options = {"method": "lanczos", "bounds": (0.02, 8.0), "rng": 0, "return_info": True}
     >>> runs = [specdens.logdet(A, moments=m, **options) for m in steps]
     >>> ax = plot_convergence(steps, [info for _, info in runs])

@@ -1,4 +1,4 @@
-"""The logarithm of the pseudo-determinant: the sum of log of the singular values above a tolerance."""
+"""The pseudo-determinant: the sum of log of the singular values above a tolerance."""
 
 from __future__ import annotations
 

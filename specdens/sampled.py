@@ -163,8 +163,11 @@ def chebyshev_trace(
     except EscapeError as error:
         _log.info("%s Running Lanczos with the same probes.", error)
         return lanczos_trace(problem, op, f, moments, probes)
-    table = with_known_moments(found.table, interval, known_traces(op, probes), problem.n)
-    return Integrated(integrate_moments(table, _clipped(f), interval), interval, flags)
+    traces = known_traces(op, probes)
+    table = with_known_moments(found.table, interval, traces, problem.n)
+    degree = min(len(traces), len(table) - 1) if table is not found.table else 0
+    truncated = integrate_moments(table, _clipped(f), interval, degree=degree)
+    return Integrated(truncated, interval, flags)
 
 
 def _interval_for(

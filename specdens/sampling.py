@@ -130,7 +130,9 @@ def with_known_moments(
     """Return the moments of all probes, corrected by those that traces tell exactly."""
     if not traces or table.shape[1] < 2 or bounds.low == bounds.high:
         return table
-    return controlled_table(table, known_chebyshev(traces, mass, *bounds, len(table)))
+    return controlled_table(
+        table, known_chebyshev(traces, mass, bounds.low, bounds.high, len(table))
+    )
 
 
 def moments_by_lanczos(

@@ -48,6 +48,9 @@ class SpectralDensity:
         Products spent, and probes.
     seed : int or None
         The key of the probes: pass it as ``rng=`` for the same result.
+    corrected : ndarray, shape (N, samples), or None
+        The table after ``tr A, tr A^2, ...`` were put in where they are known exactly: it serves
+        `integrate`. Densities and counts keep the table itself, that of a positive measure.
     escaped : bool
         Whether bounds that were given did not contain the spectrum, and were replaced.
     """
@@ -63,6 +66,7 @@ class SpectralDensity:
     samples: int
     seed: int | None = None
     escaped: bool = False
+    corrected: Host | None = None
 
     def __call__(self, x: Any) -> Host:
         """Return the density at energies x, per unit energy.
@@ -169,7 +173,8 @@ class SpectralDensity:
         -------
         float (complex for complex f), or ndarray of shape (R,)
         """
-        value = self._integral_weights(f) @ self.moments
+        moments = self.moments if self.corrected is None else self.corrected.mean(axis=1)
+        value = self._integral_weights(f) @ moments
         return value if self.moments.ndim > 1 else value.item()
 
     def integral_stderr(self, f: Callable[[Host], Host]) -> float:
@@ -183,7 +188,10 @@ class SpectralDensity:
         -------
         float
         """
-        return float(self._scatter(self._integral_weights(f)[None, :])[0])
+        weights = self._integral_weights(f)[None, :]
+        if self.corrected is None:
+            return float(self._scatter(weights, self.table)[0])
+        return float(self._scatter(weights, self.corrected)[0])
 
     def quantile(self, q: Any) -> Host:
         """Return the energy below which a fraction q of the eigenvalues lies.
@@ -268,16 +276,16 @@ class SpectralDensity:
 
     def _error(self, weights: Callable[[Host], Host], x: Any) -> Host:
         x = _numbers(x)
-        return self._scatter(weights(x.ravel())).reshape(x.shape)
+        return self._scatter(weights(x.ravel()), self.table).reshape(x.shape)
 
-    def _scatter(self, weights: Host) -> Host:
+    def _scatter(self, weights: Host, table: Host | None) -> Host:
         """Return the standard error of ``weights @ moments``, shape (rows,)."""
-        if self.table is None:
+        if table is None:
             return np.zeros(len(weights))
-        values = weights @ self.table
-        count = self.table.shape[1]
+        values = weights @ table
+        count = table.shape[1]
         error = np.std(values, axis=1, ddof=1) if count > 1 else np.zeros(len(weights))
-        if count < PLUG_IN_BELOW:
+        if count < PLUG_IN_BELOW and table is self.table:
             error = np.maximum(error, np.sqrt(2 * self._variance(weights) / (self.order + 2)))
         return np.asarray(error / math.sqrt(count))
 

@@ -1,11 +1,13 @@
 r"""How far m steps are from all steps: rigorous brackets where they exist, else an extrapolation.
 
-With the k-step Gauss values G_k averaged over probes, ``D_2 = |G_m - G_(m/2)|`` and
-``D_1 = |G_(m/2) - G_(m/4)|``: if the error falls like a power of the steps, what is left after m is
-``D_2 q / (1 - q)`` with ``q = D_2 / D_1``; if it falls geometrically, less. Twice that is reported.
-It cannot see eigenvalues that no probe has met yet, so for log it is at least a tenth of the gap that
-eigenvalues at the limit of precision would leave, and at most that gap
-(benchmarks/truncation.py measures both on twenty spectra).
+A value is that of the averaged Gauss rule where the mirror image of the tridiagonal is a good guess
+of its continuation, else of the Gauss rule. With the k-step values G_k averaged over probes,
+``D_2 = |G_m - G_(m/2)|`` and ``D_1 = |G_(m/2) - G_(m/4)|``: if the error falls like a power of the
+steps, what is left after m is ``D_2 q / (1 - q)`` with ``q = D_2 / D_1``; if geometrically, less.
+Twice that is reported, but at least a tenth of the correction by the mirror image, at most
+all of it. It cannot see eigenvalues that no probe has met yet, so for log it is at least a tenth of
+the gap that eigenvalues at the limit of precision would leave, and at most that gap
+(benchmarks/truncation.py measures all of it on some thirty spectra).
 """
 
 from __future__ import annotations
@@ -17,7 +19,7 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from specdens.chebyshev import Series, expand, log_abs_series, log_series
-from specdens.control import Controlled, controlled, residual_spread
+from specdens.control import Controlled, controlled, explained_spread, residual_spread
 from specdens.lanczos import Bidiagonal, Tridiagonal
 from specdens.quadrature import Rule, averaged, gauss, radau
 from specdens.results import SpectralBounds
@@ -182,8 +184,9 @@ def _averaged_values(factors: list[Factor], f: ScalarFunction, values: Host) -> 
     for factor in factors:
         if isinstance(factor, Bidiagonal):
             return None
-        rule = averaged(factor)
-        rule = gauss(factor) if rule is None else rule
+        rule = gauss(factor) if factor.residual == 0 else averaged(factor)
+        if rule is None:
+            return None
         if rule.nodes[0] <= 0 and f.domain != "real":
             return None  # small isolated eigenvalues: the mirror image adds nothing there
         if f.pole and rule.nodes[0] <= 0 <= rule.nodes[-1]:
@@ -279,7 +282,9 @@ def _against_floor(
     return min(gap, max(bias, FLOOR_SHARE * gap))
 
 
-def integrate_moments(table: Host, f: ScalarFunction, bounds: SpectralBounds) -> Truncated:
+def integrate_moments(
+    table: Host, f: ScalarFunction, bounds: SpectralBounds, *, degree: int = 0
+) -> Truncated:
     """Integrate f over each probe's measure, given its Chebyshev moments, without a kernel.
 
     Parameters
@@ -290,6 +295,8 @@ def integrate_moments(table: Host, f: ScalarFunction, bounds: SpectralBounds) ->
         Defined on the interval.
     bounds : SpectralBounds
         The bias is rigorous if they are and the coefficients of f could be computed.
+    degree : int
+        Of the polynomials whose traces have been put into the table.
     """
     count, (low, high) = len(table), bounds
     if low == high:
@@ -302,8 +309,13 @@ def integrate_moments(table: Host, f: ScalarFunction, bounds: SpectralBounds) ->
         partial = series.coefficients[: count // 2] @ table[: count // 2]
         bias = 4 * abs(float(np.mean(values - partial)))
     squares = expand(lambda x: np.abs(f.on_host(x)) ** 2, low, high, count)
-    mean_square = float(squares.coefficients @ np.mean(table, axis=1))
-    spread = max(0.0, mean_square - abs(complex(np.mean(values))) ** 2)
+    mean = np.mean(table, axis=1)
+    mean_square = float(squares.coefficients @ mean)
+    spread = mean_square - abs(complex(np.mean(values))) ** 2
+    if degree:
+        spread -= explained_spread(series.coefficients, mean, degree)
+    # Squares of f need twice as many moments: what is left of them is not trusted to the end.
+    spread = max(spread, 1e-14 * mean_square, 0.0)
     return Truncated(values, bias, rigorous=series.resolved and bounds.rigorous, spread=spread)
 
 

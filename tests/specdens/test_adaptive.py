@@ -43,7 +43,7 @@ def quietly(call, *args, **options):
 @pytest.mark.parametrize("budget", [12, 40, 150])
 def test_a_budget_is_kept(name, budget):
     op = known(SPECTRA[name])
-    for f in ("log", "exp", "sqrt"):
+    for f in ("log", "xlogx", "sqrt"):
         info = quietly(trace_function, op, f, max_matvecs=budget, rng=1)
         assert budget / 2 < info.matvecs <= budget or info.stderr <= 1e-9 * abs(info.value)
 
@@ -142,12 +142,10 @@ def test_the_identity_is_exact():
 def test_every_backend(backend, dtype):
     eigenvalues = np.r_[np.linspace(1, 2, 90), 10.0 ** np.arange(1, 4)]
     a = with_spectrum(eigenvalues, rng=0, dtype=np.dtype(dtype).type)
-    value, info = logdet(
-        backend(a, dtype), method="lanczos", max_matvecs=80, rng=3, return_info=True
-    )
+    info = quietly(logdet, backend(a, dtype), method="lanczos", max_matvecs=80, rng=3)
     low, high = info.interval(0.9999)
     assert low <= np.log(eigenvalues).sum() <= high
-    assert value.shape == ()
+    assert info.matvecs <= 80
 
 
 def test_indefinite_matrices_take_a_budget_too():
@@ -190,11 +188,11 @@ def test_a_guarantee_is_kept_and_dear():
     op, truth = rotated(eigenvalues), np.log(eigenvalues).sum()
     for seed in range(5):
         value, info = logdet(
-            op, guarantee=(20.0, 0.1), bounds=(1.0, 1.5), rng=seed, return_info=True
+            op, guarantee=(4.0, 0.01), bounds=(1.0, 1.5), rng=seed, return_info=True
         )
-        assert abs(float(value) - truth) < 20
+        assert abs(float(value) - truth) < 4
         assert info.bias_rigorous
-    loose = quietly(logdet, op, atol=20.0, bounds=(1.0, 1.5), rng=0)
+    loose = quietly(logdet, op, atol=4.0, bounds=(1.0, 1.5), rng=0)
     assert info.matvecs > loose.matvecs
 
 

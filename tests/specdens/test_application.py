@@ -21,6 +21,13 @@ F = {
 }
 EIGENVALUES = np.linspace(0.4, 3, 14)
 RNG = np.random.default_rng(8)
+
+
+@pytest.fixture(autouse=True)
+def the_same_numbers_in_any_order(monkeypatch):
+    monkeypatch.setitem(globals(), "RNG", np.random.default_rng(8))
+
+
 B = RNG.standard_normal((14, 3))
 
 
