@@ -96,7 +96,7 @@ def with_gradient(
     if estimate.method == "exact" and _is_formed(problem, estimate):
         return _exact(value, problem, f, shift)
     sampled = _Sampled(
-        problem, f, _probes(problem, estimate, probes), _steps(estimate, goal, problem)
+        problem, f, _probes(problem, estimate, goal, probes), _steps(estimate, goal, problem)
     )
     if isinstance(problem.op, ExplicitOperator):
         return _by_entries(value, sampled, shift)
@@ -109,12 +109,14 @@ def _is_formed(problem: Problem, estimate: Estimate) -> bool:
     return explicit or problem.n <= max(LARGEST_FORMED, estimate.matvecs)
 
 
-def _probes(problem: Problem, estimate: Estimate, probes: Any) -> Probes:
+def _probes(problem: Problem, estimate: Estimate, goal: Goal, probes: Any) -> Probes:
     """Return the probes of the value; of its key, but enough, if it owes a part to none."""
     if is_array(probes):
         return probes_for(problem.shifted, probes, None)
     count = estimate.samples
-    if estimate.deflated or estimate.method == "exact":
+    if not goal.adaptive:
+        count = goal.probes or DEFAULT_COUNT
+    elif estimate.deflated or estimate.method == "exact":
         count = max(count, DEFAULT_COUNT)
     return probes_for(problem.shifted, count, estimate.seed or 0)
 
