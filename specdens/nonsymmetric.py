@@ -75,9 +75,18 @@ def _to_accuracy(problem: Problem, goal: Goal, probes: Probes) -> Estimate:
         estimate = _summary(problem, op, replace(probes, count=have), factors, norm)
         more = probes_wanted(goal, estimate, have, (budget - op.count) // (2 * steps))
         if more < 1:
-            return estimate
+            return _judged(goal, estimate)
         for columns in column_ranges(op, problem.n, have, have + more):
             factors += bidiagonalize(op, probes.block(columns), steps)
+
+
+def _judged(goal: Goal, estimate: Estimate) -> Estimate:
+    """Let a tolerance decide what is accurate, bias included, where one was given."""
+    if not goal.tolerant or estimate.flags or not math.isfinite(float(estimate)):
+        return estimate
+    half = estimate.interval()[1] - float(estimate)
+    met = half <= goal.tolerance(float(estimate))
+    return replace(estimate, converged=estimate.converged or met)
 
 
 def _pilot(
@@ -114,7 +123,7 @@ def _enough(
     if goal.tolerant:
         stderr = max(stderr, goal.tolerance(float(value)) / INTERVAL)
     unit = eps(problem.op.xp.empty(0, dtype=problem.op.dtype))
-    bias = expected_bias([*factors], LOG, problem.known, unit=unit, proved=goal.tolerant)
+    bias = expected_bias([*factors], LOG, problem.known, unit=unit, proved=True)
     return bool(n * bias <= BIAS_SHARE * stderr + 1e-12 * abs(value))
 
 

@@ -92,7 +92,8 @@ class Estimate:
     bias_rigorous : bool
         Whether that is a true bound (in exact arithmetic); otherwise an inflated heuristic.
     converged : bool
-        Whether the bias is at most the standard error and nothing speaks against the result.
+        Whether the bias is at most the standard error, or with it within the tolerance that was
+        asked for, and nothing speaks against the result.
     flags : tuple of str
         What speaks against it, in words.
     matvecs : int

@@ -13,7 +13,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from specdens import (
     AccuracyWarning,
+    DiagonalPlusLowRank,
     Gram,
+    Kronecker,
     Scaled,
     Shifted,
     Sum,
@@ -483,3 +485,80 @@ def test_a_large_sparse_matrix_never_becomes_dense():
     a = torch.sparse_coo_tensor(index, torch.tensor(l3.data), l3.shape).requires_grad_()
     found = gradient(logdet(a, method="lanczos", probes=2, moments=40, rng=0, shift=1.0), a)
     assert found.coalesce().values().shape == (l3.nnz,)
+
+
+# --- Structure, pencils and pilots -------------------------------------------------------------
+
+
+@pytest.mark.parametrize("way", ["exact", "lanczos"])
+def test_tensors_inside_a_low_rank_update(way):
+    """d, U and C get gradients, although no operator holds them."""
+    torch.manual_seed(0)
+    d, u = (2 + torch.rand(12, dtype=torch.float64)), torch.randn(12, 3, dtype=torch.float64)
+    c = torch.eye(3, dtype=torch.float64)
+    found, expected = [], []
+    for gradients in (found, expected):
+        parts = [x.clone().requires_grad_() for x in (d, u, c)]
+        if gradients is found:
+            op = DiagonalPlusLowRank(parts[0], parts[1], C=parts[2])
+            value = logdet(op, method=way, probes=12, moments=24)
+        else:
+            value = torch.logdet(torch.diag(parts[0]) + parts[1] @ parts[2] @ parts[1].mH)
+        gradients += torch.autograd.grad(value, parts)
+    assert all(close(x, y, 1e-7) for x, y in zip(found, expected, strict=True))
+
+
+def test_a_large_product_has_an_estimated_gradient():
+    """Its value is exact by a rule; n^2 numbers are never formed."""
+    rng = np.random.default_rng(0)
+    factors = [
+        torch.tensor(with_spectrum(np.linspace(1, 1.5, n), rng=rng)).requires_grad_()
+        for n in (60, 50)
+    ]
+    value = logdet(Kronecker(*factors))
+    found = torch.autograd.grad(value, factors)
+    for x, factor, n in zip(found, factors, (50, 60), strict=True):
+        expected = n * torch.linalg.inv(factor.detach())
+        assert abs(float((x - expected).diagonal().mean() / expected.diagonal().mean())) < 0.02
+
+
+@pytest.mark.parametrize("function", [logdet, lambda a, **o: trace_function(a, "log", **o)])
+def test_gradients_through_pencils_are_refused(function):
+    a = torch.tensor(with_spectrum(np.linspace(1, 2, 8), rng=0))
+    for given in (
+        {"a": a.clone().requires_grad_(), "b": a},
+        {"a": a, "b": a.clone().requires_grad_()},
+    ):
+        value = function(given["a"], B=given["b"])
+        with pytest.raises(NotImplementedError, match="through B"):
+            value.backward()
+
+
+@pytest.mark.filterwarnings("ignore::specdens.AccuracyWarning")
+@pytest.mark.parametrize("form", ["symmetric", "general", "dominated"])
+def test_the_gradient_of_what_a_pilot_chose(form):
+    """A tenth in norm, of a matrix near the identity; with and without deflation."""
+    n = 400
+    rng = np.random.default_rng(0)
+    a = with_spectrum(np.linspace(1, 2, n), rng=0)
+    if form == "general":
+        a = a + 0.1 * rng.standard_normal((n, n)) / math.sqrt(n)
+    if form == "dominated":
+        a = with_spectrum(np.append(np.linspace(1, 1.1, n - 4), [1e3, 2e3, 4e3, 8e3]), rng=0)
+    live = torch.tensor(a).requires_grad_()
+    _, info = value = logdet(live, method="lanczos", max_matvecs=300, rng=0, return_info=True)
+    (found,) = torch.autograd.grad(value[0], live)
+    expected = torch.linalg.inv(live.detach()).mH
+    assert (info.deflated > 0) == (form == "dominated")
+    assert abs(float(found.trace() / expected.trace()) - 1) < 0.05
+
+
+def test_a_function_called_log_is_not_the_logarithm():
+    def log(x):
+        return x**2
+
+    a = torch.tensor([[2.0, 1.0], [1.0, 3.0]], dtype=torch.float64, requires_grad=True)
+    value = trace_function(a, (log, lambda x: 2 * x))
+    value.backward()
+    assert float(value.detach()) == pytest.approx(15)
+    assert close(a.grad, 2 * a.detach(), 1e-12)
