@@ -17,8 +17,9 @@ from specdens.functions import trace_function
 from specdens.green import greens_function
 from specdens.inertia import Inertia, inertia
 from specdens.likelihood import inv_quad_logdet
-from specdens.logdet import logdet, logpdet, slogdet
+from specdens.logdet import logdet, slogdet
 from specdens.operators import Gram, Scaled, Shifted, Sum
+from specdens.pseudo import logpdet
 from specdens.quadratic_form import quadratic_form
 from specdens.results import AccuracyWarning, Estimate, SpectralBounds
 from specdens.spectral_density import SpectralDensity

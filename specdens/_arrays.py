@@ -26,6 +26,7 @@ __all__ = [
     "Array",
     "as_dense",
     "cholesky_diagonal",
+    "cholesky_diagonals",
     "column_dots",
     "device",
     "eps",
@@ -208,6 +209,50 @@ def cholesky_diagonal(a: Array) -> Array | None:
     diagonal = xp.real(diagonal) if is_complex(diagonal) else diagonal
     # CuPy reports failure by NaN.
     return diagonal if bool(xp.all(xp.isfinite(diagonal) & (diagonal > 0))) else None
+
+
+def cholesky_diagonals(stack: Array) -> tuple[Array, np.ndarray[Any, Any]]:
+    """Return the diagonals of the Cholesky factors of a stack, and which matrices have one.
+
+    Parameters
+    ----------
+    stack : array, shape (B, n, n)
+
+    Returns
+    -------
+    array, shape (B, n)
+        Ones where there is no factor.
+    ndarray of bool, shape (B,)
+    """
+    xp = namespace(stack)
+    if is_torch_array(stack):
+        import torch  # loaded already: the stack is a tensor
+
+        factors, failed = torch.linalg.cholesky_ex(stack)
+        diagonals, definite = factors.diagonal(dim1=-2, dim2=-1), failed == 0
+    else:
+        try:
+            diagonals = xp.linalg.diagonal(xp.linalg.cholesky(stack))
+        except np.linalg.LinAlgError:
+            return _by_halves(stack)
+        definite = xp.ones(stack.shape[0], dtype=xp.bool, device=device(stack))
+    diagonals = xp.real(diagonals) if is_complex(diagonals) else diagonals
+    definite = definite & xp.all(xp.isfinite(diagonals) & (diagonals > 0), axis=1)
+    diagonals = xp.where(definite[:, None], diagonals, xp.ones_like(diagonals))
+    return diagonals, to_host(definite) > 0
+
+
+def _by_halves(stack: Array) -> tuple[Array, np.ndarray[Any, Any]]:
+    """Find out which matrix of a stack it was that made the library give up."""
+    xp, count = namespace(stack), stack.shape[0]
+    if count == 1:
+        real = xp.real(stack) if is_complex(stack) else stack
+        return xp.ones_like(real[:, :, 0]), np.zeros(1, bool)
+    parts = [
+        cholesky_diagonals(half) for half in (stack[: count // 2, ...], stack[count // 2 :, ...])
+    ]
+    diagonals, definite = zip(*parts, strict=True)
+    return xp.concat(diagonals, axis=0), np.concatenate(definite)
 
 
 def lu_diagonal(a: Array) -> tuple[Array, int]:

@@ -45,7 +45,16 @@ ROWS_AT_ONCE = 2**24
 
 
 class ExplicitOperator(LinearOperator):
-    """A matrix whose entries can be looked at: what they tell costs no product."""
+    """A matrix whose entries can be looked at: what they tell costs no product.
+
+    Attributes
+    ----------
+    source : tensor or None
+        The Torch tensor it was made of, if that requires a gradient; the operator itself computes
+        with its numbers alone.
+    """
+
+    source: Any = None
 
     def values(self) -> Array:
         """Return the stored entries, in any order and shape."""
@@ -328,6 +337,7 @@ class TorchSparseOperator(ExplicitOperator):
             result_dtype=result_dtype(xp, a.dtype),
         )  # fmt: skip
         self.hermitian = None
+        self.source = _source(a)
 
     def _matmat(self, x: Array) -> Array:
         return self.array @ x
@@ -388,7 +398,19 @@ class TorchSparseOperator(ExplicitOperator):
 
 
 class ForeignOperator(LinearOperator):
-    """Somebody else's products: an object or callables that map blocks to blocks."""
+    """Somebody else's products: an object or callables that map blocks to blocks.
+
+    Attributes
+    ----------
+    differentiable : bool
+        Whether a product so far had an autograd history (Torch): it depends on tensors that require
+        a gradient.
+    keeps_history : bool
+        Whether products keep it. A recurrence does not, so that its memory does not grow.
+    """
+
+    differentiable = False
+    keeps_history = False
 
     def __init__(
         self,
@@ -433,6 +455,8 @@ class ForeignOperator(LinearOperator):
                 f"a product of the operator is complex but its dtype is {self.dtype}; pass dtype=."
             )
             raise ValueError(msg)
+        if getattr(y, "requires_grad", False) and not self.keeps_history:
+            self.differentiable, y = True, y.detach()
         return xp.astype(y, self.dtype, copy=False)
 
 
@@ -474,7 +498,8 @@ def aslinearoperator(
         An object may state them as attributes of these names.
     like : array, optional
         For a callable or object: an array of the library and on the device that it works with.
-        Default NumPy, or what its dtype and device say.
+        Default NumPy, or what its dtype and device say. Torch tensors that the products use and
+        that require a gradient are found without being named, for `logdet` and `trace_function`.
 
     Returns
     -------
@@ -545,11 +570,18 @@ def _stated(a: Any, trace: float | None, frobenius_squared: float | None) -> dic
 
 
 def _dense(a: Any) -> LinearOperator:
-    a = as_dense(a)
-    if a.ndim != 2:
-        msg = f"A has shape {tuple(a.shape)}; expected two dimensions."
+    numbers = as_dense(a)
+    if numbers.ndim != 2:
+        msg = f"A has shape {tuple(numbers.shape)}; expected two dimensions."
         raise ValueError(msg)
-    return DenseOperator(a)
+    op = DenseOperator(numbers)
+    op.source = _source(a)
+    return op
+
+
+def _source(a: Any) -> Any:
+    """Return a Torch tensor that requires a gradient, and None for anything else."""
+    return a if getattr(a, "requires_grad", False) else None
 
 
 def _is_scipy_sparse(a: object) -> bool:

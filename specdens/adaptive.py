@@ -37,7 +37,7 @@ from specdens.sampling import column_ranges
 from specdens.scalar_functions import LOG, LOG_ABS, ScalarFunction
 from specdens.truncation import expected_bias
 
-__all__ = ["adaptive_trace"]
+__all__ = ["BIAS_SHARE", "adaptive_trace", "probes_wanted", "require_lanczos"]
 
 Host: TypeAlias = np.ndarray[Any, Any]
 
@@ -135,12 +135,7 @@ def adaptive_trace(
     ----------
     Chen and Hallman, SIAM J. Matrix Anal. Appl. 44, 1218 (2023); Wenger et al., ICML 2022.
     """
-    if method == "chebyshev":
-        msg = (
-            "a pilot chooses steps of Lanczos' method; with method='chebyshev' fix moments= and "
-            "probes=, and leave out rtol=, atol= and max_matvecs=."
-        )
-        raise ValueError(msg)
+    require_lanczos(method)
     op = Counting(problem.shifted)
     run = Run(op, f, goal, probes, goal.budget(problem.n) - problem.matvecs)
     basis = KrylovBasis(op, probes.block(range(min(2, problem.n))))
@@ -155,6 +150,16 @@ def adaptive_trace(
         return sampled_trace(problem, f, goal.moments, replace(probes, count=2), method)
     task, samples = _task(problem, run, basis, definite=definite)
     return _estimated(problem, run, task, samples)
+
+
+def require_lanczos(method: str) -> None:
+    """Raise a ValueError for the method whose moments no pilot chooses."""
+    if method == "chebyshev":
+        msg = (
+            "a pilot chooses steps of Lanczos' method; with method='chebyshev' fix moments= and "
+            "probes=, and leave out rtol=, atol= and max_matvecs=."
+        )
+        raise ValueError(msg)
 
 
 def _task(
@@ -336,22 +341,30 @@ def _estimated(problem: Problem, run: Run, task: Sampled, samples: Samples) -> E
     steps = max(len(factor.diagonal) for factor in samples.factors)
     while True:
         estimate = _summary(problem, run, task, samples)
-        more = _wanted(run, task, samples, estimate, steps)
+        more = probes_wanted(run.goal, estimate, len(samples.factors), run.left // steps)
         if more < 1:
             return estimate
         _sample(run, task, samples, steps, more)
 
 
-def _wanted(run: Run, task: Sampled, samples: Samples, estimate: Estimate, steps: int) -> int:
-    """Return how many more probes to take."""
-    have, affordable = len(samples.factors), run.left // steps
-    if run.goal.probes is not None:
-        return min(affordable, run.goal.probes - have)
-    if not np.isfinite(estimate.value) or not run.goal.tolerant:
+def probes_wanted(goal: Goal, estimate: Estimate, have: int, affordable: int) -> int:
+    """Return how many more probes to take.
+
+    Parameters
+    ----------
+    goal : Goal
+    estimate : Estimate
+        Of what there is so far.
+    have, affordable : int
+        Probes.
+    """
+    if goal.probes is not None:
+        return min(affordable, goal.probes - have)
+    if not np.isfinite(estimate.value) or not goal.tolerant:
         return affordable if np.isfinite(estimate.value) else 0
     if have < LEAST_PROBES:
         return min(affordable, LEAST_PROBES - have)
-    tolerance = run.goal.tolerance(abs(estimate.value))
+    tolerance = goal.tolerance(abs(estimate.value))
     low, high = estimate.stderr * INTERVAL, tolerance - estimate.bias_bound
     if not isinstance(estimate.value, complex):
         half = estimate.interval()[1] - estimate.value

@@ -12,11 +12,14 @@ import numpy as np
 from specdens._arrays import (
     Array,
     cholesky_diagonal,
+    cholesky_diagonals,
+    device,
     is_complex,
     lu_diagonal,
     namespace,
     on_cpu,
     require_finite,
+    to_host,
 )
 from specdens.adapters import DenseOperator, ExplicitOperator
 from specdens.linear_operator import LinearOperator
@@ -33,6 +36,7 @@ __all__ = [
     "parity",
     "predicted_lu_bytes",
     "slogdet",
+    "slogdets",
     "sparse_slogdet",
     "spectrum_is_small",
 ]
@@ -161,6 +165,41 @@ def _of_triangular(xp: Any, diagonal: Array) -> Factored:
     sign = xp.prod(diagonal / size)
     sign = complex(sign) if is_complex(diagonal) else float(sign)
     return Factored(sign, float(xp.sum(xp.log(size))))
+
+
+def slogdets(stack: Array, *, hermitian: np.ndarray[Any, Any]) -> list[Factored]:
+    """Return what `slogdet` returns for each matrix, by one Cholesky factorisation of them all.
+
+    Parameters
+    ----------
+    stack : array, shape (B, n, n)
+        In double precision; B and n at least 1.
+    hermitian : ndarray of bool, shape (B,)
+    """
+    xp, n = namespace(stack), stack.shape[-1]
+    found: list[Factored | None] = [None] * len(hermitian)
+    chosen = np.flatnonzero(hermitian)
+    if len(chosen):
+        index = xp.asarray(chosen, dtype=xp.int64, device=device(stack))
+        some = stack if len(chosen) == len(found) else xp.take(stack, index, axis=0)
+        diagonals, definite = cholesky_diagonals(some)
+        own = xp.linalg.diagonal(xp.real(some) if is_complex(some) else some)
+        relative = xp.where(own > 0, diagonals**2 / xp.where(own > 0, own, 1.0), 1.0)
+        logs, least, inverse = (
+            to_host(x)
+            for x in (
+                2 * xp.sum(xp.log(diagonals), axis=1),
+                xp.min(relative, axis=1),
+                xp.sum(1 / relative, axis=1),
+            )
+        )
+        for k in np.flatnonzero(definite):
+            judged = _judged(1.0, float(logs[k]), least[k], inverse[k], n)
+            found[chosen[k]] = replace(judged, definite=not judged.doubtful)
+    return [
+        slogdet(stack[i, :, :], hermitian=False) if one is None else one
+        for i, one in enumerate(found)
+    ]
 
 
 def _equilibrated(a: Array, largest: Array, *, axis: int) -> tuple[Array, float]:

@@ -9,15 +9,23 @@ from typing import Any
 import numpy as np
 
 from specdens._arrays import Array, is_array, namespace, to_host
-from specdens._probes import Probes
-from specdens.adapters import ExplicitOperator
+from specdens._autograd import refusing_gradient, with_gradient, with_gradients
+from specdens._batch import Answers, Stack, over_stack, prepared, stack_of
+from specdens._probes import Probes, key_of
+from specdens.adapters import ExplicitOperator, aslinearoperator
 from specdens.adaptive import adaptive_trace
 from specdens.estimation import ILL_CONDITIONED, OVERFLOW, SINGULAR, advice
-from specdens.exact import UNIT, dense_of, slogdet
+from specdens.exact import UNIT, Factored, dense_of, slogdet, slogdets
 from specdens.guarantee import guaranteed_trace
 from specdens.pencils import whitened
 from specdens.planning import Goal, goal_of
-from specdens.preparation import Problem, prepare, require_hermitian, require_method
+from specdens.preparation import (
+    Problem,
+    plain_number,
+    prepare,
+    require_hermitian,
+    require_method,
+)
 from specdens.results import Estimate, warn_of_doubt
 from specdens.rules import trace_function_by_parts
 from specdens.sampled import sampled_trace
@@ -36,7 +44,7 @@ def trace_function(
     moments: int | None = None,
     probes: Any = None,
     method: str = "auto",
-    shift: float = 0.0,
+    shift: Any = 0.0,
     hermitian: bool | None = None,
     bounds: Any = None,
     rtol: float | None = None,
@@ -50,14 +58,15 @@ def trace_function(
 
     Parameters
     ----------
-    A : array, sparse matrix or operator, shape (n, n)
-        Anything that `aslinearoperator` takes. Real symmetric or complex Hermitian.
-    f : {"log", "exp", "inv", "sqrt", "xlogx", "square"} or callable
+    A : array, sparse matrix or operator, shape (n, n), or array (..., n, n)
+        Anything that `aslinearoperator` takes. Real symmetric or complex Hermitian. Or a stack of
+        such dense matrices.
+    f : {"log", "exp", "inv", "sqrt", "xlogx", "square"}, callable, or pair of callables
         A callable takes and gives NumPy arrays, elementwise; it may be complex, for example
-        ``lambda x: 1 / (x - z)``.
+        ``lambda x: 1 / (x - z)``. A pair is f and its derivative, which gradients need.
     B : array or sparse matrix, shape (n, n), optional
         Hermitian and positive definite: then the eigenvalues are those of ``A x = lambda B x``.
-        It is factored.
+        It is factored. The same one for all matrices of a stack.
     moments : int, optional
         Information per probe: costs half as many products with each probe. Default 20, or what a
         pilot chooses where an accuracy or a budget is asked for.
@@ -67,7 +76,7 @@ def trace_function(
     method : {"auto", "exact", "lanczos", "chebyshev"}
         ``"auto"`` is exact for dense n <= 8192 (32768 on a GPU), sparse n <= 2048, and when
         ``probes >= n`` and ``moments >= 2 n``; else Lanczos quadrature.
-    shift : float
+    shift : float or 0-d tensor
         Added to the diagonal.
     hermitian : bool, optional
         A claim about an operator; checked on the way.
@@ -91,6 +100,8 @@ def trace_function(
     -------
     scalar, or (scalar, Estimate)
         0-d, of A's library and device, in the real dtype of A's precision (complex for complex f).
+        For a stack, arrays of shape (...): of the values, and of the estimates as objects. All its
+        matrices get the same probes.
 
     Raises
     ------
@@ -111,6 +122,8 @@ def trace_function(
     spectrum that matters is known, Gauss and Gauss-Radau rules bracket the truth, their mean is
     returned, and half their distance is a rigorous bias bound.
 
+    Results for Torch carry a gradient, as those of `logdet` do.
+
     References
     ----------
     Golub and Meurant, Matrices, Moments and Quadrature with Applications (2010), chapters 6 and 11;
@@ -129,13 +142,62 @@ def trace_function(
     require_method(method)
     goal = goal_of(moments, probes, rtol, atol, max_matvecs, guarantee)
     function = scalar_function(f)
-    A = A if B is None else whitened(A, B)
-    problem = prepare(A, shift=shift, hermitian=hermitian, bounds=bounds)
-    require_hermitian(problem, "tr f(A)")
-    estimate = _estimate(problem, function, goal, probes, method, rng)
-    warn_of_doubt(estimate, advice(goal.moments))
-    value = problem.result(estimate.value)
-    return (value, estimate) if return_info else value
+    stack, key = stack_of(A), rng
+
+    def one(matrix: Any) -> tuple[tuple[Any], Estimate]:
+        pencil = () if B is None else (aslinearoperator(matrix), aslinearoperator(B))
+        problem = prepare(
+            whitened(*pencil) if pencil else matrix, shift=shift, hermitian=hermitian, bounds=bounds
+        )
+        require_hermitian(problem, "tr f(A)")
+        estimate = _estimate(problem, function, goal, probes, method, key)
+        value = problem.result(estimate.value)
+        if pencil:
+            return (refusing_gradient(value, pencil, shift),), estimate
+        value = with_gradient(
+            value, problem, function, estimate, shift=shift, goal=goal, probes=probes
+        )
+        return (value,), estimate
+
+    if stack is None:
+        (value,), info = one(A)
+        warn_of_doubt(info, advice(goal.moments))
+        return (value, info) if return_info else value
+    key = key_of(rng)
+
+    def together(some: Any) -> Answers | None:
+        plain = B is None and bounds is None and probes is None and method in {"auto", "exact"}
+        return _together(some, function, shift, hermitian) if plain else None
+
+    (values,), infos = over_stack(stack, one, together, advice(goal.moments), stacklevel=2)
+    return (values, infos) if return_info else values
+
+
+def _together(some: Any, f: ScalarFunction, shift: Any, hermitian: bool | None) -> Answers | None:
+    """Return tr f(A) of small matrices, shape (B, n, n), by what is exact."""
+    stack = prepared(some, shift=plain_number(shift), hermitian=hermitian)
+    if stack is None or not np.all(stack.hermitian):
+        return None
+    try:
+        estimates = _of_stack(stack, f)
+    except ValueError:  # to be raised again with the name of the matrix
+        return None
+    values = [estimate.value for estimate in estimates]
+    results = stack.results(values, complex_=any(isinstance(v, complex) for v in values))
+    return (with_gradients(results, some, f, shift=shift),), estimates
+
+
+def _of_stack(stack: Stack, f: ScalarFunction) -> list[Estimate]:
+    a = stack.matrices
+    found = slogdets(a, hermitian=stack.hermitian) if f is LOG else []
+    if found and all(factored.definite for factored in found):
+        return [_rounded(factored.logabsdet, factored.rounding) for factored in found]
+    spectra = to_host(namespace(a).linalg.eigvalsh(a))
+    factors: list[Factored | None] = [*found] if found else [None] * len(spectra)
+    return [
+        _of_factored(f, factored, np, spectrum)
+        for factored, spectrum in zip(factors, spectra, strict=True)
+    ]
 
 
 def _estimate(
@@ -187,9 +249,16 @@ def _exact(problem: Problem, f: ScalarFunction) -> Estimate:
 
 def _of_dense(f: ScalarFunction, a: Array) -> Estimate:
     found = slogdet(a, hermitian=True) if f is LOG else None
+    xp = namespace(a)
+    spectrum = None if found is not None and found.definite else xp.linalg.eigvalsh(a)
+    return _of_factored(f, found, xp, spectrum)
+
+
+def _of_factored(f: ScalarFunction, found: Factored | None, xp: Any, spectrum: Any) -> Estimate:
+    """Return log det by Cholesky, for log of a definite matrix, else tr f by all eigenvalues."""
     if found is not None and found.definite:
         return _rounded(found.logabsdet, found.rounding)
-    estimate = _of_spectrum(namespace(a), namespace(a).linalg.eigvalsh(a), f)
+    estimate = _of_spectrum(xp, spectrum, f)
     if found is None or (estimate.value == -math.inf and not found.doubtful):
         return estimate
     return _rounded(-math.inf, 0.0, SINGULAR)

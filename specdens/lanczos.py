@@ -24,6 +24,8 @@ __all__ = [
     "Step",
     "Tridiagonal",
     "assembled",
+    "assembled_bidiagonals",
+    "bidiagonal_steps",
     "bidiagonalize",
     "lanczos_steps",
     "tridiagonalize",
@@ -272,19 +274,42 @@ def bidiagonalize(op: LinearOperator, start: Array, steps: int) -> list[Bidiagon
     ----------
     Golub and Kahan, SIAM J. Numer. Anal. 2, 205 (1965); upper bidiagonal form.
     """
+    pairs = list(bidiagonal_steps(op, start, steps))
+    return assembled_bidiagonals([alpha for alpha, _ in pairs], [beta for _, beta in pairs])
+
+
+def assembled_bidiagonals(alphas: list[Host], betas: list[Host]) -> list[Bidiagonal]:
+    """Return the bidiagonal of each column from the coefficients of all steps so far."""
+    alpha, beta = np.array(alphas), np.array(betas)
+    ended = beta == 0
+    length = np.where(ended.any(axis=0), ended.argmax(axis=0) + 1, len(beta))
+    return [
+        Bidiagonal(alpha[:m, r], beta[: m - 1, r], float(beta[m - 1, r]))
+        for r, m in enumerate(length)
+    ]
+
+
+def bidiagonal_steps(op: LinearOperator, start: Array, steps: int) -> Iterator[tuple[Host, Host]]:
+    """Run the Golub-Kahan recurrence, and give the coefficients of each step away.
+
+    Parameters, errors and reference are those of `bidiagonalize`.
+
+    Yields
+    ------
+    tuple of ndarray, shape (R,)
+        The diagonal entry of each column, and the one beside it: 0 is the end.
+    """
     columns = _Columns(start, op)
     rows, n = op.shape
-    count = start.shape[1]
-    steps = min(steps, n)
     keep = n <= EXACT_UP_TO
     passes = 2 if keep else 1
-    alpha, beta = np.zeros((steps, count)), np.zeros((steps, count))
-    length = np.full(count, steps)
     v = columns.normalized(start, columns.norms(start))
     left: list[Array] = []
     right: list[Array] = []
-    scale, size = 1.0, np.zeros(count)
-    for j in range(steps):
+    count = start.shape[1]
+    scale, size, beta = 1.0, np.zeros(count), np.zeros(count)
+    over = np.zeros(count, dtype=bool)
+    for j in range(min(steps, n)):
         u = op.matmat(v)
         scale = columns.exponent(u) if j == 0 else scale
         u = u / scale if scale != 1 else u
@@ -292,31 +317,27 @@ def bidiagonalize(op: LinearOperator, start: Array, steps: int) -> list[Bidiagon
             overlap = column_dots(left[-1], u)
             u = u - columns.times(left[-1], overlap)
         u = columns.against(u, left, passes)
-        alpha[j] = columns.norms(u)
-        size = np.maximum(size, alpha[j] + beta[max(0, j - 1)])
+        alpha = columns.norms(u)
+        size = np.maximum(size, alpha + beta)
         if j > 0:
-            _require_adjoint(np.abs(overlap - beta[j - 1]), size, rows + n, columns.unit)
+            _require_adjoint(np.abs(overlap - beta), size, rows + n, columns.unit)
         # A vanishing alpha is a null vector of A: the column ends with a zero singular value.
-        null = alpha[j] <= 10 * columns.unit * size
-        alpha[j][null] = 0
-        u = columns.normalized(u, alpha[j])
+        null = alpha <= 10 * columns.unit * size
+        alpha[null] = 0
+        u = columns.normalized(u, alpha)
         left = [*left, u] if keep else [u]
         w = op.rmatmat(u)
         w = w / scale if scale != 1 else w
-        w = w - columns.times(v, alpha[j])
+        w = w - columns.times(v, alpha)
         right = [*right, v] if keep else [v]
         w = columns.against(w, right, passes)
-        beta[j] = columns.norms(w)
-        ended = null | (beta[j] <= 10 * columns.unit * size)
-        beta[j][ended] = 0
-        length = np.where(ended, np.minimum(length, j + 1), length)
-        if np.all(length <= j + 1):
-            break
-        v = columns.normalized(w, beta[j])
-    return [
-        Bidiagonal(alpha[:m, r] * scale, beta[: m - 1, r] * scale, float(beta[m - 1, r] * scale))
-        for r, m in enumerate(length)
-    ]
+        beta = columns.norms(w)
+        beta[null | (beta <= 10 * columns.unit * size)] = 0
+        over |= beta == 0
+        yield alpha * scale, beta * scale
+        if over.all():
+            return
+        v = columns.normalized(w, beta)
 
 
 def _require_adjoint(difference: Host, size: Host, n: int, unit: float) -> None:

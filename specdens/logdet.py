@@ -1,4 +1,4 @@
-"""``log|det(A + shift I)|`` of any square matrix, its sign, and the pseudo-determinant."""
+"""``log|det(A + shift I)|`` of any square matrix, and its sign."""
 
 from __future__ import annotations
 
@@ -8,20 +8,24 @@ from typing import Any
 
 import numpy as np
 
-from specdens._arrays import eps, is_array, magnitude, power_of_two
-from specdens._probes import Probes, gaussian
+from specdens._arrays import is_array, is_complex
+from specdens._autograd import refusing_gradient, with_gradient, with_gradients
+from specdens._batch import Answers, over_stack, prepared, stack_of
+from specdens._probes import Probes, key_of
 from specdens.adapters import (
     DenseOperator,
     ExplicitOperator,
     SparseOperator,
     TorchSparseOperator,
+    aslinearoperator,
 )
-from specdens.estimation import ESCAPED, ILL_CONDITIONED, SINGULAR, advice, summed
+from specdens.estimation import ILL_CONDITIONED, SINGULAR, advice
 from specdens.exact import (
     Factored,
     dense_is_small,
     dense_of,
     lu_fits,
+    slogdets,
     sparse_slogdet,
 )
 from specdens.exact import (
@@ -29,28 +33,21 @@ from specdens.exact import (
 )
 from specdens.functions import estimated_trace
 from specdens.lanczos import NotHermitianError
-from specdens.linear_operator import LinearOperator
-from specdens.operators import Adjoint, Counting, Gram, Scaled, finite_real
+from specdens.nonsymmetric import log_of_singular_values
 from specdens.pencils import checked_pair, combination, definite_factor
 from specdens.planning import Goal, goal_of
 from specdens.preparation import (
     Problem,
-    as_result,
-    checked_count,
-    finite_operator,
+    plain_number,
     prepare,
     require_method,
 )
-from specdens.quadrature import gauss
 from specdens.results import UNBOUNDED, Estimate, warn_of_doubt
 from specdens.rules import determinant_by_parts
-from specdens.sampled import sampled_trace
-from specdens.sampling import bidiagonals, probes_for
-from specdens.scalar_functions import LOG, LOG_ABS, ScalarFunction
-from specdens.truncation import integrate_factors
-from specdens.union import singular_values
+from specdens.sampling import probes_for
+from specdens.scalar_functions import LOG_ABS
 
-__all__ = ["logdet", "logpdet", "slogdet"]
+__all__ = ["is_cheap", "logdet", "slogdet"]
 
 COLUMNS_FORMED = 512
 """Order up to which a nonsymmetric operator without an adjoint is formed by its n columns."""
@@ -63,7 +60,7 @@ def logdet(
     moments: int | None = None,
     probes: Any = None,
     method: str = "auto",
-    shift: complex = 0.0,
+    shift: Any = 0.0,
     hermitian: bool | None = None,
     bounds: Any = None,
     rtol: float | None = None,
@@ -77,11 +74,13 @@ def logdet(
 
     Parameters
     ----------
-    A : array, sparse matrix or operator, shape (n, n)
+    A : array, sparse matrix or operator, shape (n, n), or array (..., n, n)
         Anything that `aslinearoperator` takes: symmetric or not, definite or not, real or complex.
+        Or a stack of dense matrices.
     B : array or sparse matrix, shape (n, n), optional
         Hermitian and positive definite: then the determinant is that of ``B^{-1} A + shift I``, the
-        product of the eigenvalues of ``A x = lambda B x``. It is factored.
+        product of the eigenvalues of ``A x = lambda B x``. It is factored. The same one for
+        all matrices of a stack.
     moments : int, optional
         Information per probe: costs half as many products with each probe. A nonsymmetric A costs
         as many again, with its adjoint. Default 20, or what a pilot chooses where an accuracy or a
@@ -94,7 +93,7 @@ def logdet(
         factors are predicted to stay below 2 GB, and when ``probes >= n`` and ``moments >= 2 n``;
         otherwise it is stochastic Lanczos quadrature. ``"chebyshev"`` is the kernel polynomial
         method.
-    shift : number
+    shift : number or 0-d tensor
         Added to the diagonal.
     hermitian : bool, optional
         A claim about an operator; it is checked on the way, without an extra product.
@@ -106,8 +105,9 @@ def logdet(
         The half width of the 95 % interval that is wanted, relative to the value or absolute: the
         larger of the two counts.
     max_matvecs : int, optional
-        A budget of products, at least 12. A pilot divides it among steps, probes and, for
-        Hermitian A, a Krylov basis that takes the dominant part out of the hands of chance.
+        A budget of products, at least 12; of a nonsymmetric A those with its adjoint count. A pilot
+        divides it among steps, probes and, for Hermitian A, a Krylov basis that takes the dominant
+        part out of the hands of chance.
     guarantee : tuple of float, optional
         ``(eps, delta)``: an absolute error above eps has probability at most delta, by proof. For
         real symmetric positive definite A with rigorous bounds; costs many times more.
@@ -120,7 +120,9 @@ def logdet(
     -------
     scalar, or (scalar, Estimate)
         0-d, of A's library and device, in the real dtype of A's precision (float64 for integers
-        and half precision). 0 for an empty matrix, -inf for a singular one.
+        and half precision). 0 for an empty matrix, -inf for a singular one. For a stack, arrays of
+        shape (...): of the values, and of the estimates as objects. All its matrices get the same
+        probes, and what is doubtful is told once.
 
     Raises
     ------
@@ -139,10 +141,22 @@ def logdet(
     -----
     Costs ``ceil(moments / 2)`` products with each probe; ``"chebyshev"`` without `bounds` 20 more.
 
+    For Torch the result has a gradient with respect to every tensor that A or `shift` depends on,
+    also those that an operator's products use, but not with `B`. An exact value has the exact
+    gradient, for a sparse matrix on its pattern and by n solves; of a structured operator of order
+    above 2048, an estimate by 20 probes. An estimate has the estimate
+    :math:`\sum_r \langle A^{-H} z_r, dA\, z_r \rangle / R` with the same probes, by as many Lanczos
+    steps as the value; for a Hermitian matrix only what differs from the gradient of the trace of
+    a quadratic polynomial, which is exact, is left to chance. Where a part of the value was
+    computed and not sampled (``info.deflated``), its gradient is still estimated, by 20 probes or
+    more of the same key: unbiased, but noisier than the value. `backward` runs the recurrence
+    again: nothing of size n is kept for it. There are no second derivatives.
+
     References
     ----------
     Ubaru, Chen and Saad, SIAM J. Matrix Anal. Appl. 38, 1075 (2017); Cortinovis and Kressner,
-    Found. Comput. Math. 22, 875 (2022), for indefinite log.
+    Found. Comput. Math. 22, 875 (2022), for indefinite log; Gardner et al., NeurIPS 2018, for
+    gradients.
 
     Examples
     --------
@@ -172,7 +186,7 @@ def slogdet(
     moments: int | None = None,
     probes: Any = None,
     method: str = "auto",
-    shift: complex = 0.0,
+    shift: Any = 0.0,
     hermitian: bool | None = None,
     bounds: Any = None,
     rtol: float | None = None,
@@ -230,31 +244,97 @@ def _signed(
     goal: Goal,
     probes: Any,
     method: str,
-    shift: complex,
+    shift: Any,
     hermitian: bool | None,
     bounds: Any,
     rng: Any,
     *,
     stacklevel: int,
-) -> tuple[tuple[Any, Any], Estimate]:
-    """Return ((sign, log|det|) as results, estimate), and warn of doubt."""
+) -> tuple[tuple[Any, Any], Any]:
+    """Return ((sign, log|det|) as results, estimate), and warn of doubt; arrays for a stack."""
     require_method(method)
-    factor = None
+    stack = stack_of(A)
+    if stack is None:
+        pair, estimate = _answer(A, B, goal, probes, method, shift, hermitian, bounds, rng)
+        warn_of_doubt(estimate, advice(goal.moments), stacklevel=stacklevel)
+        return pair, estimate
+    key = key_of(rng)
+
+    def one(matrix: Any) -> tuple[tuple[Any, Any], Estimate]:
+        return _answer(matrix, B, goal, probes, method, shift, hermitian, bounds, key)
+
+    def together(some: Any) -> Answers | None:
+        plain = B is None and bounds is None and probes is None and method in {"auto", "exact"}
+        return _together(some, shift, hermitian) if plain else None
+
+    return over_stack(stack, one, together, advice(goal.moments), stacklevel=stacklevel)
+
+
+def _answer(
+    A: Any,
+    B: Any,
+    goal: Goal,
+    probes: Any,
+    method: str,
+    shift: Any,
+    hermitian: bool | None,
+    bounds: Any,
+    rng: Any,
+) -> tuple[tuple[Any, Any], Estimate]:
+    """Return ((sign, log|det|) as results, estimate) of one matrix."""
     if B is not None:
-        a, b = checked_pair(A, B)
-        factor, A, shift = definite_factor(b), combination(a, b, shift), 0.0
+        return _of_pencil(A, B, goal, probes, method, shift, hermitian, bounds, rng)
     problem = prepare(A, shift=shift, hermitian=hermitian, bounds=bounds)
     sign, estimate = _estimated(problem, goal, probes, method, rng)
-    if factor is not None:
-        estimate = replace(
-            estimate,
-            value=float(estimate) - factor.logabsdet,
-            bias_bound=estimate.bias_bound + factor.rounding,
-        )
-    warn_of_doubt(estimate, advice(goal.moments), stacklevel=stacklevel)
-    if problem.shifted.xp.isdtype(problem.shifted.dtype, "complex floating"):
-        sign = complex(sign)
-    return (problem.result(sign), problem.result(estimate.value)), estimate
+    value = with_gradient(
+        problem.result(estimate.value), problem, LOG_ABS, estimate,
+        shift=shift, goal=goal, probes=probes,
+    )  # fmt: skip
+    return (_sign_as_result(problem, sign), value), estimate
+
+
+def _of_pencil(
+    A: Any,
+    B: Any,
+    goal: Goal,
+    probes: Any,
+    method: str,
+    shift: Any,
+    hermitian: bool | None,
+    bounds: Any,
+    rng: Any,
+) -> tuple[tuple[Any, Any], Estimate]:
+    """Return what `_answer` does, of ``B^-1 A + shift I``: ``det(A + shift B) / det B``."""
+    pencil = aslinearoperator(A), aslinearoperator(B)
+    a, b = checked_pair(*pencil)
+    factor = definite_factor(b)
+    whole = combination(a, b, plain_number(shift))
+    problem = prepare(whole, hermitian=hermitian, bounds=bounds)
+    sign, estimate = _estimated(problem, goal, probes, method, rng)
+    estimate = replace(
+        estimate,
+        value=float(estimate) - factor.logabsdet,
+        bias_bound=estimate.bias_bound + factor.rounding,
+    )
+    value = refusing_gradient(problem.result(estimate.value), pencil, shift)
+    return (_sign_as_result(problem, sign), value), estimate
+
+
+def _sign_as_result(problem: Problem, sign: complex) -> Any:
+    complex_ = problem.shifted.xp.isdtype(problem.shifted.dtype, "complex floating")
+    return problem.result(complex(sign) if complex_ else sign)
+
+
+def _together(some: Any, shift: Any, hermitian: bool | None) -> Answers | None:
+    """Return signs and values of small matrices, shape (B, n, n), from their factorisations."""
+    stack = prepared(some, shift=plain_number(shift), hermitian=hermitian)
+    if stack is None:
+        return None
+    found = [_judged(f, 0) for f in slogdets(stack.matrices, hermitian=stack.hermitian)]
+    signs, estimates = [sign for sign, _ in found], [estimate for _, estimate in found]
+    values = stack.results([estimate.value for estimate in estimates])
+    values = with_gradients(values, some, LOG_ABS, shift=shift)
+    return (stack.results(signs, complex_=is_complex(stack.matrices)), values), estimates
 
 
 def _estimated(
@@ -309,6 +389,11 @@ def is_cheap(problem: Problem) -> bool:
 def _exact(problem: Problem) -> tuple[complex, Estimate]:
     """Return the determinant by a factorisation; an operator's n columns are formed first."""
     found, matvecs = _factored(problem)
+    return _judged(found, problem.matvecs + matvecs)
+
+
+def _judged(found: Factored, matvecs: int) -> tuple[complex, Estimate]:
+    """Return the sign and the estimate, with what the pivots say against them."""
     flags: tuple[str, ...] = ()
     if found.doubtful:
         flags = (SINGULAR,)
@@ -321,7 +406,7 @@ def _exact(problem: Problem) -> tuple[complex, Estimate]:
         bias_rigorous=False,
         converged=not flags,
         flags=flags,
-        matvecs=problem.matvecs + matvecs,
+        matvecs=matvecs,
     )
     return sign, estimate
 
@@ -363,191 +448,11 @@ def _sampled_hermitian(
 def _nonsymmetric(
     problem: Problem, goal: Goal, vectors: Probes, method: str
 ) -> tuple[complex, Estimate]:
-    """Return log|det A| as the trace of ``log|A|``, by the spectral measures of ``A^H A``."""
+    """Return log|det A| as the trace of ``log|A|``."""
     try:
-        if method == "chebyshev":
-            estimate = _by_normal_equations(problem, goal.moments, vectors)
-        else:
-            estimate = _by_golub_kahan(problem, goal, vectors)
+        estimate = log_of_singular_values(problem, goal, vectors, method)
     except NotImplementedError as error:
         if problem.n > COLUMNS_FORMED:
             raise ValueError(str(error)) from None
         return _exact(problem)
     return (0.0 if estimate.value == -math.inf else math.nan), estimate
-
-
-def _by_golub_kahan(problem: Problem, goal: Goal, vectors: Probes) -> Estimate:
-    op = Counting(problem.shifted)
-    factors = bidiagonals(op, vectors, goal.moments)
-    rules = [gauss(factor) for factor in factors]
-    unit = eps(op.xp.empty(0, dtype=op.dtype))
-    smallest = min(float(rule.nodes[0]) for rule in rules)
-    largest = max(float(rule.nodes[-1]) for rule in rules)
-    flags: tuple[str, ...] = ()
-    known = problem.known
-    if problem.stated and not known.low * (1 - 1e-6) <= smallest <= largest <= known.high * (
-        1 + 1e-6
-    ):
-        known, flags = UNBOUNDED, (ESCAPED,)
-    truncated = integrate_factors(list(factors), LOG, known, unit=unit)
-    if smallest <= 4 * unit * largest:
-        # No Ritz value is below the smallest singular value.
-        truncated = replace(truncated, values=np.full(vectors.count, -math.inf))
-        flags = (*flags, SINGULAR)
-    return summed(
-        truncated,
-        vectors,
-        method="lanczos",
-        matvecs=problem.matvecs + op.count,
-        bounds=known,
-        flags=flags,
-    )
-
-
-def _by_normal_equations(problem: Problem, moments: int, vectors: Probes) -> Estimate:
-    """Run Chebyshev moments of ``A^H A``: half the trace of its log, two products a product.
-
-    Of A divided by a power of two near its size: squares would overflow, or vanish.
-    """
-    unit, spent = _unit_of(problem)
-    gram = Gram(Scaled(problem.shifted, 1 / unit) if unit != 1 else problem.shifted)
-    known = replace(UNBOUNDED, low=0.0, low_rigorous=True, how="construction")
-    if problem.stated:
-        low, high = (max(end, 0.0) / unit for end in problem.known)
-        known = replace(problem.known, low=low**2, high=high**2)
-    squared = replace(problem, op=gram, shift=0.0, hermitian=True, known=known, matvecs=0)
-    found = sampled_trace(squared, LOG, moments, vectors, "chebyshev")
-    bounds = found.bounds
-    if bounds is not None:
-        bounds = unit * math.sqrt(max(0.0, bounds[0])), unit * math.sqrt(max(0.0, bounds[1]))
-    return replace(
-        found,
-        value=found.value / 2 + problem.n * math.log(unit),
-        stderr=found.stderr / 2,
-        bias_bound=found.bias_bound / 2,
-        matvecs=problem.matvecs + spent + 2 * found.matvecs,
-        bounds=bounds,
-    )
-
-
-def _unit_of(problem: Problem) -> tuple[float, int]:
-    """Return a power of two near the size of A's products, 1 if near 1, and the products it took.
-
-    A product with one vector tells what entries, or bounds that were stated, do not.
-    """
-    op, spent = problem.op, 0
-    if problem.stated:
-        unit = power_of_two(problem.known.high)
-    elif isinstance(op, ExplicitOperator):
-        unit = power_of_two(max(op.largest, abs(problem.shift)))
-    else:
-        probe = gaussian(problem.n, range(1), 0, xp=op.xp, dtype=op.dtype, where=op.device)
-        unit, spent = magnitude(problem.shifted.matmat(probe)), 1
-    return (1.0 if 2.0**-20 <= unit <= 2.0**20 else max(unit, 2.0**-1000)), spent
-
-
-def logpdet(
-    A: Any,
-    *,
-    tol: float | None = None,
-    moments: int = 20,
-    probes: Any = None,
-    method: str = "auto",
-    rng: Any = None,
-    return_info: bool = False,
-) -> Any:
-    r"""Return the sum of the logarithms of the singular values above a tolerance, any shape.
-
-    For a positive semidefinite A: the log of the product of its nonzero eigenvalues.
-
-    Parameters
-    ----------
-    A : array, sparse matrix or operator, shape (m, n)
-        Anything that `aslinearoperator` takes.
-    tol : float, optional
-        Default ``max(m, n)`` times the unit roundoff of A's precision times the largest singular
-        value, as `numpy.linalg.matrix_rank`.
-    moments, probes, rng
-        As for `logdet`; the probes have length ``min(m, n)``.
-    method : {"auto", "exact", "lanczos"}
-        ``"auto"`` computes all singular values where the matrix is dense and small (both sides at
-        most 8192; 32768 on a GPU), or sparse with both at most 2048. The step at `tol` has no
-        useful Chebyshev series. A `Kronecker` product or `BlockDiagonal` of such matrices, too.
-    return_info : bool
-        Whether to return ``(value, Estimate)``; the number of singular values above `tol` is
-        ``info.rank``, estimated like the value unless it is exact.
-
-    Returns
-    -------
-    scalar, or (scalar, Estimate)
-        0-d, of A's library and device, real.
-
-    Raises
-    ------
-    ValueError
-        If A is not finite, `tol` negative, or an option not as described.
-
-    Warns
-    -----
-    AccuracyWarning
-        If the truncation error may exceed the standard error.
-
-    Notes
-    -----
-    Costs ``ceil(moments / 2)`` products with A and as many with its adjoint for each probe.
-
-    Examples
-    --------
-    >>> import numpy as np
-    >>> import specdens
-    >>> value, info = specdens.logpdet(np.diag([2.0, 3.0, 0.0]), return_info=True)
-    >>> print(f"{value:.6f} {info.rank:.0f}")
-    1.791759 2
-    """
-    require_method(method)
-    if method == "chebyshev":
-        msg = "method='chebyshev' cannot resolve the step at tol; use 'lanczos' or 'exact'."
-        raise ValueError(msg)
-    if tol is not None and (tol := finite_real(tol, "tol")) < 0:
-        msg = f"tol is {tol}; expected a finite number, at least 0."
-        raise ValueError(msg)
-    moments = checked_count(moments, "moments")
-    op = finite_operator(A)
-    estimate = _pseudo(op, tol, moments, probes, method, rng)
-    warn_of_doubt(estimate, advice(moments), stacklevel=2)
-    value = as_result(op, estimate.value)
-    return (value, estimate) if return_info else value
-
-
-def _pseudo(
-    op: LinearOperator, tol: float | None, moments: int, probes: Any, method: str, rng: Any
-) -> Estimate:
-    if 0 in op.shape:
-        return Estimate(value=0.0, rank=0)
-    narrow = op if op.shape[0] >= op.shape[1] else Adjoint(op)
-    vectors = probes_for(narrow, probes, rng)
-    full = vectors.exhaustive and moments >= 2 * narrow.shape[1]
-    relative = max(op.shape) * float(op.xp.finfo(op.result_dtype).eps)
-    values = singular_values(op) if method in {"auto", "exact"} else None
-    if method == "exact" or values is not None or (method == "auto" and full):
-        xp = op.xp
-        formed = values is None and not isinstance(op, ExplicitOperator)
-        values = xp.linalg.svdvals(dense_of(op)) if values is None else values
-        above = values > (relative * float(xp.max(values)) if tol is None else tol)
-        logs = xp.log(xp.where(above, values, xp.ones_like(values)))
-        rank = int(xp.sum(xp.astype(above, xp.int64)))
-        matvecs = op.shape[1] if formed else 0
-        return Estimate(value=float(xp.sum(logs)), rank=rank, matvecs=matvecs)
-    counted = Counting(narrow)
-    try:
-        factors = bidiagonals(counted, vectors, moments)
-    except NotImplementedError as error:
-        raise ValueError(str(error)) from None
-    rules = [gauss(factor) for factor in factors]
-    cut = relative * max(rule.nodes[-1] for rule in rules) if tol is None else tol
-    unit = eps(op.xp.empty(0, dtype=op.dtype))
-    f = ScalarFunction("log above tol", lambda _, x: np.log(np.where(x > cut, x, 1.0)))
-    truncated = integrate_factors(list(factors), f, UNBOUNDED, unit=unit)
-    found = summed(truncated, vectors, method="lanczos", matvecs=counted.count, bounds=None)
-    ranks = [rule.integrate((rule.nodes > cut).astype(float)) for rule in rules]
-    return replace(found, rank=float(vectors.n * np.mean(ranks)))

@@ -23,11 +23,13 @@ __all__ = [
     "checked_count",
     "finite_operator",
     "is_known_hermitian",
+    "plain_number",
     "prepare",
     "require_hermitian",
     "require_method",
     "require_states",
     "square_operator",
+    "tolerance",
 ]
 
 METHODS = ("auto", "exact", "lanczos", "chebyshev")
@@ -139,7 +141,7 @@ def prepare(
     with its adjoint, if it has one; otherwise it counts as Hermitian until its products contradict.
     """
     op = square_operator(A)
-    shift = finite_number(shift, "shift")
+    shift = finite_number(plain_number(shift), "shift")
     if hermitian not in (None, True, False):
         msg = f"hermitian is {hermitian!r}; expected True, False or None."
         raise TypeError(msg)
@@ -154,6 +156,12 @@ def prepare(
     elif bounds is not None:
         known = _of_singular_values(known, complex(shift), real=real)
     return Problem(op, shift, symmetric, assumed, known, bounds is not None, matvecs)
+
+
+def plain_number(shift: Any) -> complex:
+    """Return a number, or a 0-d array or tensor, as a Python number."""
+    found: complex = shift.item() if hasattr(shift, "item") else shift
+    return found
 
 
 def _of_singular_values(stated: SpectralBounds, shift: complex, *, real: bool) -> SpectralBounds:
@@ -233,6 +241,9 @@ def is_known_hermitian(op: LinearOperator) -> bool:
 
 
 def _tolerance(op: LinearOperator) -> float:
+    return tolerance(op.xp, op.dtype, op.shape[0])
+
+
+def tolerance(xp: Any, dtype: Any, n: int) -> float:
     """Return the relative asymmetry that rounding alone can cause."""
-    unit = eps(op.xp.empty(0, dtype=op.dtype))
-    return 10 * unit * (1 + math.sqrt(op.shape[0]))
+    return 10 * eps(xp.empty(0, dtype=dtype)) * (1 + math.sqrt(n))

@@ -13,6 +13,7 @@ __all__ = [
     "AccuracyWarning",
     "Estimate",
     "SpectralBounds",
+    "doubt",
     "two_sided_quantile",
     "warn_of_doubt",
 ]
@@ -91,7 +92,8 @@ class Estimate:
     bias_rigorous : bool
         Whether that is a true bound (in exact arithmetic); otherwise an inflated heuristic.
     converged : bool
-        Whether the bias is at most the standard error and nothing speaks against the result.
+        Whether the bias is at most the standard error, or with it within the tolerance that was
+        asked for, and nothing speaks against the result.
     flags : tuple of str
         What speaks against it, in words.
     matvecs : int
@@ -191,8 +193,12 @@ PLUG_IN_BELOW = 4
 
 def warn_of_doubt(estimate: Estimate, advice: str, *, stacklevel: int = 3) -> None:
     """Warn if an estimate has not converged: what speaks against it, and what to do."""
-    if estimate.converged:
-        return
+    if not estimate.converged:
+        warnings.warn(doubt(estimate, advice), AccuracyWarning, stacklevel=stacklevel + 1)
+
+
+def doubt(estimate: Estimate, advice: str) -> str:
+    """Return in words what speaks against an estimate that has not converged, and what to do."""
     reasons = list(estimate.flags)
     if estimate.method == "exact":
         advice = "It was computed exactly up to rounding: add a shift, or use a higher precision."
@@ -202,5 +208,4 @@ def warn_of_doubt(estimate: Estimate, advice: str, *, stacklevel: int = 3) -> No
             f"truncation to finitely many moments may cost {kind} {estimate.bias_bound:.3g}, "
             f"more than the standard error {estimate.stderr:.3g}"
         )
-    msg = f"{estimate.value:.6g} is not to be trusted: {'; '.join(reasons)}. {advice}"
-    warnings.warn(msg, AccuracyWarning, stacklevel=stacklevel + 1)
+    return f"{estimate.value:.6g} is not to be trusted: {'; '.join(reasons)}. {advice}"

@@ -23,7 +23,7 @@ from specdens.linear_operator import LinearOperator
 from specdens.operators import Scaled, Shifted, Sum
 from specdens.preparation import Problem, prepare
 from specdens.results import Estimate
-from specdens.scalar_functions import ScalarFunction
+from specdens.scalar_functions import LOG, ScalarFunction
 from specdens.structure import BlockDiagonal, DiagonalPlusLowRank, Kronecker, Permuted
 from specdens.union import eigenvalues, eigenvalues_are_cheap, union
 
@@ -277,7 +277,7 @@ def trace_function_by_parts(
     As `determinant_by_parts`; `solve` gets the function too.
     """
     op = problem.op
-    if f.name == "log" and exact and _is_positive_update(problem):
+    if f is LOG and exact and _is_positive_update(problem):
         assert isinstance(op, DiagonalPlusLowRank)
         _, estimate = _low_rank_determinant(problem, op)
         return replace(estimate, matvecs=problem.matvecs)
@@ -307,11 +307,11 @@ def _trace_function_rule(
     if isinstance(op, Scaled) and not complex(op.factor).imag and complex(op.factor).real > 0:
         c = complex(op.factor).real
         part = (1.0, _divided(problem, op))
-        if f.name == "log":
+        if f is LOG:
             return Rule((part,), n * math.log(c)), f
         # Positive multiples change neither the domain nor the signs of derivatives.
         return Rule((part,)), replace(f, apply=lambda xp, x: f.apply(xp, c * x))
-    if isinstance(op, Kronecker) and f.name == "log" and _all_nonnegative(problem, op):
+    if isinstance(op, Kronecker) and f is LOG and _all_nonnegative(problem, op):
         factors = [(n // a.shape[0], prepare(a, hermitian=True)) for a in op.factors]
         return Rule(tuple(factors)), f
     return None, f

@@ -34,6 +34,8 @@ class ScalarFunction:
         Whether it is infinite at 0.
     degree : int or None
         Of a polynomial.
+    derivative : callable, optional
+        f' like `apply`, for gradients.
     own : bool
         Whether it is the caller's, so that nothing is known of it.
     """
@@ -45,6 +47,7 @@ class ScalarFunction:
     pole: bool = False
     degree: int | None = None
     own: bool = False
+    derivative: Callable[[Any, Any], Any] | None = None
 
     def on_host(self, x: Host) -> Host:
         """Return f(x) for small NumPy arrays; a caller's f must give one finite value a point."""
@@ -63,6 +66,18 @@ class ScalarFunction:
             raise ValueError(msg)
         return y
 
+    def prime(self) -> ScalarFunction:
+        """Return the derivative, or raise a ValueError where nobody said what it is."""
+        if self.derivative is None:
+            msg = (
+                f"the derivative of {self.name} is not known, which a gradient needs; "
+                "pass a pair f=(f, derivative) of vectorised NumPy callables."
+            )
+            raise ValueError(msg)
+        return ScalarFunction(
+            f"the derivative of {self.name}", self.derivative, self.domain, own=self.own
+        )
+
 
 def _log(xp: Any, x: Any) -> Any:
     return xp.log(x)
@@ -73,20 +88,35 @@ def _xlogx(xp: Any, x: Any) -> Any:
     return x * xp.log(safe)
 
 
-LOG = ScalarFunction("log", _log, "positive", "low", pole=True)
+def _inverse(_: Any, x: Any) -> Any:
+    return 1 / x
 
-LOG_ABS = ScalarFunction("log|x|", lambda xp, x: xp.log(xp.abs(x)), pole=True)
 
-INV = ScalarFunction("inv", lambda _, x: 1 / x, "real", "low", pole=True)
+LOG = ScalarFunction("log", _log, "positive", "low", pole=True, derivative=_inverse)
+
+LOG_ABS = ScalarFunction("log|x|", lambda xp, x: xp.log(xp.abs(x)), pole=True, derivative=_inverse)
+
+INV = ScalarFunction(
+    "inv", _inverse, "real", "low", pole=True, derivative=lambda _, x: -1 / (x * x)
+)
 
 NAMED = {
     "log": LOG,
-    "exp": ScalarFunction("exp", lambda xp, x: xp.exp(x), "real", "high"),
+    "exp": ScalarFunction(
+        "exp", lambda xp, x: xp.exp(x), "real", "high", derivative=lambda xp, x: xp.exp(x)
+    ),
     "inv": INV,
-    "sqrt": ScalarFunction("sqrt", lambda xp, x: xp.sqrt(x), "nonnegative", "low"),
-    "xlogx": ScalarFunction("xlogx", _xlogx, "nonnegative", "low"),
-    "square": ScalarFunction("square", lambda _, x: x * x, "real", "high", degree=2),
-}
+    "sqrt": ScalarFunction(
+        "sqrt", lambda xp, x: xp.sqrt(x), "nonnegative", "low",
+        derivative=lambda xp, x: 0.5 / xp.sqrt(x),
+    ),
+    "xlogx": ScalarFunction(
+        "xlogx", _xlogx, "nonnegative", "low", derivative=lambda xp, x: xp.log(x) + 1
+    ),
+    "square": ScalarFunction(
+        "square", lambda _, x: x * x, "real", "high", degree=2, derivative=lambda _, x: 2 * x
+    ),
+}  # fmt: skip
 
 
 def scalar_function(f: Any) -> ScalarFunction:
@@ -96,10 +126,16 @@ def scalar_function(f: Any) -> ScalarFunction:
             msg = f"f is {f!r}; expected one of {', '.join(NAMED)}, or a vectorised NumPy callable."
             raise ValueError(msg)
         return NAMED[f]
-    if not callable(f):
-        msg = f"f is of type {type(f).__name__}; expected a name or a vectorised NumPy callable."
+    pair = f if isinstance(f, tuple) and len(f) == 2 else (f,)
+    if not all(callable(part) for part in pair):
+        msg = (
+            f"f is of type {type(f).__name__}; expected a name, a vectorised NumPy callable, or a "
+            "pair of them: f and its derivative."
+        )
         raise TypeError(msg)
-    return ScalarFunction("f", lambda _, x: f(x), own=True)
+    value = pair[0]
+    derivative = (lambda _, x: pair[1](x)) if len(pair) == 2 else None
+    return ScalarFunction("f", lambda _, x: value(x), own=True, derivative=derivative)
 
 
 def require_domain(f: ScalarFunction, low: float, noise: float) -> None:

@@ -299,6 +299,9 @@ class DiagonalPlusLowRank(LinearOperator):
     def __init__(
         self, d: Array, U: Array, V: Array | None = None, *, C: Array | None = None
     ) -> None:
+        named = {"d": d, "left": U, "right": U if V is None else V, "inner": C}
+        # The tensors that require a gradient (Torch), by the names of what is made of them.
+        self.sources = {k: x for k, x in named.items() if getattr(x, "requires_grad", False)}
         given = {"d": d, "U": U} | ({} if V is None else {"V": V}) | ({} if C is None else {"C": C})
         arrays = {name: self._read(x, name) for name, x in given.items()}
         xp, where = namespace(arrays["d"]), device(arrays["d"])

@@ -8,7 +8,17 @@ from typing import Any
 
 import numpy as np
 
-from specdens._arrays import Array, column_dots, is_array, magnitude, power_of_two, to_host
+from specdens._arrays import (
+    Array,
+    column_dots,
+    is_array,
+    is_complex,
+    magnitude,
+    namespace,
+    power_of_two,
+    to_host,
+)
+from specdens._batch import Answers, over_stack, prepared, stack_of
 from specdens._probes import DEFAULT_COUNT, Probes, key_of, require_distribution
 from specdens.adapters import ExplicitOperator
 from specdens.effort import require_plain, vectors_for
@@ -36,6 +46,8 @@ XTRACE_OR_PROBES = "xtrace or hutchinson"
 LEAST = {"hutchinson": 1, "hutch++": 3, "xtrace": 2, "xnystrace": 2, XTRACE_OR_PROBES: 4}
 """Random vectors without which a method has no value, or no error estimate."""
 
+ADVICE = "Raise max_matvecs, or loosen rtol or atol."
+
 DEFAULT_LIMIT = 1000
 """Products that a tolerance may cost unless the caller allows more."""
 
@@ -56,8 +68,8 @@ def trace(
 
     Parameters
     ----------
-    A : array, sparse matrix or operator, shape (n, n)
-        Anything that `aslinearoperator` takes, symmetric or not.
+    A : array, sparse matrix or operator, shape (n, n), or array (..., n, n)
+        Anything that `aslinearoperator` takes, symmetric or not; or a stack of dense matrices.
     probes : int or array of shape (n, R), optional
         Random vectors, 20 by default; an array is for Hutchinson's estimator only. XTrace spends 2
         products on each, XNysTrace and Hutchinson 1; Hutch++ sketches with one half of them, at 2
@@ -87,7 +99,8 @@ def trace(
     Returns
     -------
     scalar, or (scalar, Estimate)
-        0-d, of A's library and device; complex if A is.
+        0-d, of A's library and device; complex if A is. For a stack, arrays of shape (...): of the
+        traces, and of the estimates as objects.
 
     Raises
     ------
@@ -131,14 +144,36 @@ def trace(
     """
     require_method(method, TRACE_METHODS)
     request = _request(probes, max_matvecs, rtol, atol)
-    op = square_operator(A)
-    estimate = _solved(op, request, method, distribution, rng)
-    warn_of_doubt(estimate, "Raise max_matvecs, or loosen rtol or atol.")
-    value = estimate.value
-    if op.xp.isdtype(op.dtype, "complex floating"):
-        value = complex(value)
-    result = as_result(op, value)
-    return (result, estimate) if return_info else result
+    stack, key = stack_of(A), rng
+
+    def one(matrix: Any) -> tuple[tuple[Any], Estimate]:
+        op = square_operator(matrix)
+        estimate = _solved(op, request, method, distribution, key)
+        complex_ = op.xp.isdtype(op.dtype, "complex floating")
+        return (as_result(op, complex(estimate.value) if complex_ else estimate.value),), estimate
+
+    if stack is None:
+        (value,), info = one(A)
+        warn_of_doubt(info, ADVICE)
+        return (value, info) if return_info else value
+    key = key_of(rng)
+
+    def together(some: Any) -> Answers | None:
+        plain = method in {"auto", "exact"} and distribution == "signs"
+        return _together(some) if plain else None
+
+    (values,), infos = over_stack(stack, one, together, ADVICE, stacklevel=2)
+    return (values, infos) if return_info else values
+
+
+def _together(some: Any) -> Answers | None:
+    """Return the traces of small matrices, shape (B, n, n)."""
+    stack = prepared(some)
+    if stack is None:
+        return None
+    xp, a = namespace(stack.matrices), stack.matrices
+    sums = to_host(xp.sum(xp.linalg.diagonal(a), axis=1)).tolist()
+    return (stack.results(sums, complex_=is_complex(a)),), [Estimate(value=v) for v in sums]
 
 
 @dataclass(frozen=True)

@@ -153,13 +153,6 @@ def test_the_spy_sees_what_it_should():
     assert spy.largest == 50
 
 
-@pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=str)
-def test_tensors_with_gradients_are_taken_as_numbers(dtype, method):
-    a = torch.tensor(matrix("float64"), dtype=dtype, requires_grad=True)
-    assert not logdet(a).requires_grad
-    assert not logdet(a, method=method, rng=0, bounds=(0.39, 3.1)).requires_grad
-
-
 IMPORT = """
 import sys, time
 import numpy, scipy.sparse, scipy.linalg, scipy.sparse.linalg
