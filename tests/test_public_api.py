@@ -3,6 +3,7 @@
 import inspect
 import subprocess
 import sys
+from importlib.resources import files
 
 import pytest
 
@@ -55,3 +56,8 @@ def test_versions_agree():
     from importlib.metadata import version
 
     assert version("specdens") == specdens.__version__
+
+
+@pytest.mark.parametrize("package", ["specdens", "send"])
+def test_type_checkers_find_the_annotations(package):
+    assert files(package).joinpath("py.typed").is_file()
