@@ -94,6 +94,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     logging.basicConfig(level=logging.WARNING, format="%(name)s: %(message)s")
     try:
         commands[given[0]](given[1:])
+    except ModuleNotFoundError as error:
+        print(f"send: {error.name} is missing: pip install 'specdens[send]'", file=sys.stderr)
+        return 2
     except (ValueError, TypeError, OSError, ImportError) as error:
         print(f"send: {' '.join(str(error).split())}", file=sys.stderr)
         return 2

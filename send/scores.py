@@ -29,7 +29,7 @@ CENTERS = ("features", "samples", "none")
 SCALES = ("none", "d", "d-1")
 
 LARGEST = 60
-"""Lanczos steps for the largest singular value: relative error far below 1e-6."""
+"""Lanczos steps for the largest singular value."""
 
 UNIT = float(np.finfo(np.float64).eps)
 

@@ -61,3 +61,28 @@ def test_versions_agree():
 @pytest.mark.parametrize("package", ["specdens", "send"])
 def test_type_checkers_find_the_annotations(package):
     assert files(package).joinpath("py.typed").is_file()
+
+
+MISSING = """
+import sys
+sys.modules["torch"] = None
+sys.modules["trl"] = None
+import send, send.cli
+for name in ("train", "HallucinationScorer"):
+    try:
+        getattr(send, name)
+    except ImportError as error:
+        print(error)
+print(send.cli.main(["score", "--model", "m"]), send.cli.main(["train", "--model", "m"]))
+"""
+
+
+def test_what_an_extra_brings_is_named_where_it_is_missing():
+    done = subprocess.run(
+        [sys.executable, "-c", MISSING], capture_output=True, text=True, check=True
+    )
+    *lines, codes = done.stdout.splitlines()
+    assert len(lines) == 2
+    assert all(line.endswith("pip install 'specdens[send]'") for line in lines)
+    assert codes == "2 2"
+    assert done.stderr.count("pip install 'specdens[send]'\n") == 2 == done.stderr.count("\n")

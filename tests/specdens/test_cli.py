@@ -271,3 +271,11 @@ def test_warnings_of_the_caller_are_restored(folder, capsys):
     before = list(warnings.filters)
     run(capsys, "logdet", folder / "csr.npz")
     assert list(warnings.filters) == before
+
+
+def test_a_plot_without_matplotlib_is_refused_before_any_work(folder, capsys, monkeypatch):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    monkeypatch.setattr("specdens.cli.read_matrix", None)  # would fail if it were called
+    code, out, err = run(capsys, "logdet", folder / "csr.npz", "--plot", folder / "a.png")
+    assert (code, out) == (2, "")
+    assert err == "specdens: --plot needs matplotlib: pip install 'specdens[plot]'\n"
