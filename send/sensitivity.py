@@ -202,6 +202,10 @@ class SensitivityTracker:
     ValueError
         If an option is not as described.
 
+    References
+    ----------
+    SenD (arXiv:2410.15460), Definition 3.3.
+
     Examples
     --------
     >>> tracker = SensitivityTracker(window=3)

@@ -6,6 +6,7 @@ import argparse
 import importlib.util
 import json
 import math
+import os
 import secrets
 import sys
 import warnings
@@ -53,12 +54,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 2
     for doubt in doubts:
         print(f"specdens: {doubt.message}", file=sys.stderr)
-    if options.json:
-        print(json.dumps(_plain(report), indent=2, allow_nan=False))
-    else:
-        for name, value in report.items():
-            print(f"{name:12} {value}")
+    try:
+        _print(report, as_json=options.json)
+        sys.stdout.flush()
+    except BrokenPipeError:  # the reader, such as head, has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return 0
+
+
+def _print(report: dict[str, Any], *, as_json: bool) -> None:
+    if as_json:
+        print(json.dumps(_plain(report), indent=2, allow_nan=False))
+        return
+    width = max(map(len, report))
+    for name, value in report.items():
+        print(f"{name:{width}} {value}")
 
 
 def _parser() -> argparse.ArgumentParser:
