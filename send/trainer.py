@@ -108,6 +108,10 @@ class SendTrainer(SFTTrainer):  # type: ignore[misc]  # mypy does not follow trl
     Notes
     -----
     For other trainers, and for what this one does not take, add a `SendCallback` to them.
+
+    References
+    ----------
+    SenD (arXiv:2410.15460), Algorithm 2.
     """
 
     def __init__(

@@ -33,6 +33,17 @@ def test_every_public_name_is_documented(package, name):
         assert "Examples" in text or "Attributes" in text or "Parameters" in text
 
 
+SAMPLED = ("logdet", "slogdet", "trace", "trace_function", "density", "local_density", "eigencount")
+
+
+@pytest.mark.parametrize("name", SAMPLED)
+def test_what_samples_says_what_it_costs(name):
+    text = inspect.getdoc(getattr(specdens, name))
+    notes = text.split("\nNotes\n")
+    assert len(notes) == 2, "no Notes"
+    assert re.search(r"\bproducts?\b|As `\w+`|see `\w+`", notes[1])
+
+
 def test_data_first_options_by_keyword():
     for name in specdens.__all__:
         thing = getattr(specdens, name)
