@@ -8,17 +8,12 @@ import pytest
 ROOT = Path(__file__).parents[1]
 
 SPECDENS = """
-    _arrays _probes chebyshev results linear_operator adapters operators lanczos quadrature moments
-    bounds exact preparation sampling scalar_functions truncation estimation matrix_function
-    application functions logdet trace quadratic_form likelihood pairs green correlation
-    spectral_density density counting __init__ testing plotting files cli __main__
-    bounds exact preparation sampling scalar_functions truncation estimation functions logdet
-    matrix_function sketch tolerance effort leave_one_out hutch_plus_plus trace
-    diagonal_estimators diagonal spectral_density density counting __init__ testing plotting files
-    cli __main__
-    bounds exact preparation gram_zeros structure union inertia pencils sampling scalar_functions
-    truncation estimation rules functions logdet trace spectral_density density counting __init__
-    testing plotting files cli __main__
+    _arrays _probes chebyshev results linear_operator adapters operators lanczos quadrature
+    moments bounds exact preparation gram_zeros structure union inertia pencils sampling
+    scalar_functions truncation estimation rules matrix_function functions logdet sketch
+    tolerance effort leave_one_out hutch_plus_plus trace diagonal_estimators diagonal
+    application pairs green quadratic_form likelihood correlation spectral_density density
+    counting __init__ testing plotting files cli __main__
 """
 
 SEND = """
@@ -76,6 +71,7 @@ def imports(path):
             for alias in node.names:
                 yield alias.name, id(node) not in inside
         elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path} imports relative to itself"
             yield node.module, id(node) not in inside
             for alias in node.names:
                 yield f"{node.module}.{alias.name}", id(node) not in inside
@@ -86,16 +82,39 @@ def test_the_list_is_complete(package):
     assert sorted(name for name, _ in modules(package)) == sorted(ORDER[package])
 
 
+def place(imported, package):
+    """Return the file in the order that an import loads; a package loads its ``__init__``."""
+    if imported == package:
+        return "__init__"
+    inner = imported.removeprefix(f"{package}.")
+    if inner == imported:
+        return None
+    return next((m for m in (inner, f"{inner}.__init__") if m in ORDER[package]), None)
+
+
+@pytest.mark.parametrize(
+    ("imported", "found"),
+    [
+        ("send", "__init__"),
+        ("send.scores", "scores"),
+        ("send.scores.ees", None),
+        ("send.world", "world.__init__"),
+        ("send.world.facts", "world.facts"),
+        ("sendmail", None),
+    ],
+)
+def test_where_an_import_leads(imported, found):
+    assert place(imported, "send") == found
+
+
 @pytest.mark.parametrize("package", ORDER)
 def test_files_import_downward(package):
     order = ORDER[package]
     for name, path in modules(package):
-        if name.endswith("__init__"):
-            continue
         for imported, _ in imports(path):
-            inner = imported.removeprefix(f"{package}.")
-            if imported != inner and inner in order:
-                assert order.index(inner) < order.index(name), f"{name} imports {inner}"
+            inner = place(imported, package)
+            if inner is not None:
+                assert order.index(inner) < order.index(name), f"{name} imports {imported}"
 
 
 @pytest.mark.parametrize("package", ORDER)
