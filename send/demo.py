@@ -139,16 +139,23 @@ def _draw_spectrum(ax: Axes, rho: specdens.SpectralDensity, exact: np.ndarray[An
     ax.hist(exact, bins=240, density=True, color="0.8", label="exact eigenvalues")
     plot_density(rho, ax=ax, label="256 moments, 4 probes")
     ax.set_title(f"Laplacian of {len(exact):,} sites")
-    ax.legend()
+    ax.legend(loc="lower center")  # over the grey: no other place is free
 
 
 def _draw_logdet(ax: Axes, runs: dict[int, specdens.Estimate], truth: float) -> None:
     steps = sorted(runs)
     plot_convergence(
-        steps, [runs[m] for m in steps], truth=truth, ax=ax, capsize=4, label="95 % interval"
+        steps,
+        [runs[m] for m in steps],
+        truth=truth,
+        ax=ax,
+        fmt="o",  # no line between independent runs
+        capsize=4,
+        label="95 % interval",
     )
+    ax.set_xticks(steps)
     ax.lines[-1].set_label("exact")
-    ax.set_title("log-determinant, other probes each")
+    ax.set_title("log-determinant, each with probes of its own")
     ax.set_ylabel("log det")
     ax.legend()
 
@@ -319,7 +326,7 @@ def _draw_training(folder: Path, found: dict[str, tuple[Examiner, SendResult]]) 
                 lambda row: (row["rates"][group]["low"], row["rates"][group]["high"]),
             )
             ax.set_title(f"{group} people")
-            ax.set_ylim(0, 1)
+            ax.set_ylim(-0.03, 1.03)  # room for the markers at 0 and 1
 
         return panel
 
