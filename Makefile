@@ -4,13 +4,14 @@ BIN := .venv/bin
 INSTALLED := .venv/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help demo demo-text test slow check format lint types bench clean
+.PHONY: help demo demo-text test slow check format lint types bench bench-all clean
 
 help:
 	@echo "make demo        the main job, end to end, into out/ (at most 6 minutes on 2 cores)"
 	@echo "make test        the default test suite"
-	@echo "make demo-text DATA=path/to/wiki_train.json   SenD on real text"
+	@echo "make demo-text DATA=articles.json   SenD on real text"
 	@echo "make check       format, lint, types and tests;   make slow   the long tests;   make bench   benchmarks"
+	@echo "make bench-all   benchmarks, with the closed worlds: tens of minutes"
 
 $(INSTALLED): pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
@@ -21,9 +22,10 @@ $(INSTALLED): pyproject.toml constraints.txt
 demo: $(INSTALLED)
 	$(BIN)/send demo --output_dir out
 
-demo-text: $(INSTALLED)
-	@test -n "$(DATA)" || { echo "make demo-text needs DATA=path to a text file, for example DATA=../shared/data/wiki/wiki_train.json"; exit 2; }
+demo-text:
+	@test -n "$(DATA)" || { echo "make demo-text needs DATA=path to a file of text, for example DATA=articles.json"; exit 2; }
 	@test -e "$(DATA)" || { echo "make demo-text: no file at $(DATA); pass DATA=path to a JSON, JSONL, CSV or parquet file of text"; exit 2; }
+	@$(MAKE) --no-print-directory $(INSTALLED)
 	$(BIN)/send demo --text "$(DATA)" --output_dir out/text
 
 test: $(INSTALLED)
@@ -45,6 +47,9 @@ check: format lint types test
 
 bench: $(INSTALLED)
 	$(BIN)/python benchmarks/run.py
+
+bench-all: bench
+	$(BIN)/python benchmarks/closed_world.py
 
 clean:
 	rm -rf .venv out

@@ -15,22 +15,32 @@ RESULTS = Path(__file__).parent / "results"
 
 def record(name: str, result: dict[str, Any], *, packages: tuple[str, ...] = ()) -> Path:
     """Write a result as JSON; return the path."""
-    commit = subprocess.run(
-        ["git", "rev-parse", "--short", "HEAD"],
-        capture_output=True,
-        text=True,
-        check=False,
-        cwd=RESULTS.parent,
-    ).stdout.strip()
     used = ("numpy", "scipy", *packages)
     about = {
         "machine": platform.machine(),
+        "processor": _processor(),
         "cores": os.cpu_count(),
+        "threads": os.environ.get("OMP_NUM_THREADS", "not set"),
         "python": platform.python_version(),
         "versions": {package: version(package) for package in used},
-        "commit": commit,
+        "commit": _git("rev-parse", "--short", "HEAD"),
+        "changed_since": bool(_git("status", "--porcelain", "--", "..", ":!results")),
     }
     RESULTS.mkdir(exist_ok=True)
     path = RESULTS / f"{name}.json"
     path.write_text(json.dumps({"about": about, **result}, indent=1) + "\n")
     return path
+
+
+def _git(*arguments: str) -> str:
+    return subprocess.run(
+        ["git", *arguments], capture_output=True, text=True, check=False, cwd=RESULTS.parent
+    ).stdout.strip()
+
+
+def _processor() -> str:
+    """Return the model of the CPU, where the system tells."""
+    known = Path("/proc/cpuinfo")
+    lines = known.read_text().splitlines() if known.exists() else []
+    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor()

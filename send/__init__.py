@@ -1,4 +1,4 @@
-"""How much a language model makes things up, and fine-tuning meant to make it do so less.
+"""How much a language model's answers differ, and fine-tuning meant to make it invent less.
 
 Importing this package imports nothing heavy: each name loads its module when it is first used.
 """
@@ -47,12 +47,17 @@ _HOME = {
 
 
 def __getattr__(name: str) -> Any:
-    if name == "world":
-        return import_module("send.world")
-    if name in _HOME:
-        return getattr(import_module(f"send.{_HOME[name]}"), name)
-    msg = f"module 'send' has no attribute {name!r}"
-    raise AttributeError(msg)
+    if name != "world" and name not in _HOME:
+        msg = f"module 'send' has no attribute {name!r}"
+        raise AttributeError(msg)
+    try:
+        home = import_module(f"send.{_HOME.get(name, name)}")
+    except ModuleNotFoundError as error:
+        if str(error.name).startswith(("send", "specdens")):
+            raise
+        msg = f"send.{name} needs {error.name}: pip install 'specdens[send]'"
+        raise ModuleNotFoundError(msg, name=error.name) from error
+    return home if name == "world" else getattr(home, name)
 
 
 def __dir__() -> list[str]:

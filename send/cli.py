@@ -95,15 +95,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"send: no command {given[0]!r}; expected demo, score or train", file=sys.stderr)
         return 2
     logging.basicConfig(level=logging.WARNING, format="%(name)s: %(message)s")
-    from safetensors import SafetensorError
-
     try:
+        from safetensors import SafetensorError
+
         commands[given[0]](given[1:])
-    except SafetensorError as error:
-        print(f"send: a file of weights or of a checkpoint is broken: {error}", file=sys.stderr)
+    except ModuleNotFoundError as error:
+        print(f"send: {error.name} is missing: pip install 'specdens[send]'", file=sys.stderr)
         return 2
     except (ValueError, TypeError, OSError, ImportError) as error:
         print(f"send: {' '.join(str(error).split())}", file=sys.stderr)
+        return 2
+    except SafetensorError as error:
+        print(f"send: a file of weights or of a checkpoint is broken: {error}", file=sys.stderr)
         return 2
     return 0
 

@@ -86,14 +86,20 @@ def spectra(folder: Path, *, side: int = 100, seed: int = 0) -> dict[str, Any]:
     matrix, exact = laplacian(side, side, side), laplacian_eigenvalues(side, side, side)
     truth = float(np.log(exact).sum())
     runs = {}
-    for moments in (25, 50, 100):
+    for key, moments in enumerate((100, 50, 25)):  # other probes each: independent intervals
         started = time.perf_counter()
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", specdens.AccuracyWarning)  # few moments: it is drawn
             _, runs[moments] = specdens.logdet(
-                matrix, moments=moments, probes=8, method="lanczos", rng=seed, return_info=True
+                matrix,
+                moments=moments,
+                probes=8,
+                method="lanczos",
+                rng=seed + key,
+                return_info=True,
             )
-        seconds = time.perf_counter() - started
+        if moments == 100:
+            seconds = time.perf_counter() - started
     info = runs[100]
     low, high = info.interval(0.95)
     print(f"   log det, exact      {truth:14.1f}   (closed form)")
@@ -133,12 +139,25 @@ def _draw_spectrum(ax: Axes, rho: specdens.SpectralDensity, exact: np.ndarray[An
     ax.hist(exact, bins=240, density=True, color="0.8", label="exact eigenvalues")
     plot_density(rho, ax=ax, label="256 moments, 4 probes")
     ax.set_title(f"Laplacian of {len(exact):,} sites")
-    ax.legend()
+    ax.legend(loc="lower center")  # over the grey: no other place is free
 
 
 def _draw_logdet(ax: Axes, runs: dict[int, specdens.Estimate], truth: float) -> None:
-    plot_convergence(list(runs), list(runs.values()), truth=truth, ax=ax, capsize=4)
-    ax.set_title("log-determinant, 95 % intervals; dashed: exact")
+    steps = sorted(runs)
+    plot_convergence(
+        steps,
+        [runs[m] for m in steps],
+        truth=truth,
+        ax=ax,
+        fmt="o",  # no line between independent runs
+        capsize=4,
+        label="95 % interval",
+    )
+    ax.set_xticks(steps)
+    ax.lines[-1].set_label("exact")
+    ax.set_title("log-determinant, each with probes of its own")
+    ax.set_ylabel("log det")
+    ax.legend()
 
 
 # A model that makes things up --------------------------------------------------------------------
@@ -243,7 +262,9 @@ def _fine_tuned(
 def _print_table(arms: dict[str, Examiner]) -> None:
     """Print hallucination rates and EigenScore of both arms at every epoch."""
     print(
-        "\n   Hallucination rate (wrong answers, counted by the record) and mean EigenScore\n\n"
+        "\n   Hallucination rate (wrong answers, counted by the record) and mean EigenScore: the\n"
+        "   higher, the more the sampled answers differ. Both arms coincide until the first mask.\n"
+        "\n"
         "   epoch  arm      known    new  unknown   EigenScore"
     )
     for rows in zip(*(examiner.rows for examiner in arms.values()), strict=True):
@@ -269,33 +290,69 @@ def _draw_training(folder: Path, found: dict[str, tuple[Examiner, SendResult]]) 
     """Draw EigenScore and hallucination rates over training, and the sensitivity of each index."""
     from send.plotting import plot_rates, plot_sensitivity
 
+    rows = {arm: examiner.rows for arm, (examiner, _) in found.items()}
+    history = found["SenD"][1].history
+    begin = next((row["checkpoint"] for row in history if row["masked"]), None)
+
+    def draw(
+        ax: Axes, label: str, values: Callable[[Any], float], band: Callable[[Any], Any]
+    ) -> None:
+        plot_rates(
+            {arm: [values(row) for row in each] for arm, each in rows.items()},
+            bands={arm: [band(row) for row in each] for arm, each in rows.items()},
+            label=label,
+            unit="epoch",
+            ax=ax,
+        )
+        if begin is not None:
+            ax.axvline(begin, color="0.4", linestyle=":", linewidth=1, label="SenD's mask begins")
+        ax.legend()
+
     def scores(ax: Axes) -> None:
-        series = {a: [r["eigenscore"]["all"] for r in e.rows] for a, (e, _) in found.items()}
-        bands = {a: [r["eigenscore_stderr"] for r in e.rows] for a, (e, _) in found.items()}
-        plot_rates(series, bands=bands, label="mean EigenScore", ax=ax)
+        draw(
+            ax,
+            "mean EigenScore",
+            lambda row: row["eigenscore"]["all"],
+            lambda row: row["eigenscore_stderr"],
+        )
+        ax.set_title("band: one standard error over prompts")
 
     def rates(group: str) -> Callable[[Axes], None]:
-        def draw(ax: Axes) -> None:
-            series = {a: [r["rates"][group]["rate"] for r in e.rows] for a, (e, _) in found.items()}
-            plot_rates(series, label="hallucination rate", ax=ax)
+        def panel(ax: Axes) -> None:
+            draw(
+                ax,
+                "hallucination rate",
+                lambda row: row["rates"][group]["rate"],
+                lambda row: (row["rates"][group]["low"], row["rates"][group]["high"]),
+            )
             ax.set_title(f"{group} people")
-            ax.set_ylim(0, 1)
+            ax.set_ylim(-0.03, 1.03)  # room for the markers at 0 and 1
 
-        return draw
+        return panel
 
-    _save(folder / "training.png", [scores, *(rates(g) for g in ("known", "new", "unknown"))])
-    history = found["SenD"][1].history
+    _save(
+        folder / "training.png",
+        [scores, *(rates(group) for group in ("known", "new", "unknown"))],
+        columns=2,
+        title="One run. Bands of rates: 95 % intervals over questions, not over trainings",
+    )
     if any(row["sensitivity"] is not None for row in history):
         _save(folder / "sensitivity.png", [lambda ax: plot_sensitivity(history, ax=ax)])
 
 
-def _save(path: Path, draw: Sequence[Callable[[Axes], Any]]) -> None:
-    """Draw some panels side by side into one picture."""
+def _save(
+    path: Path, draw: Sequence[Callable[[Axes], Any]], *, columns: int = 2, title: str | None = None
+) -> None:
+    """Draw some panels into one picture, row by row."""
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(4.6 * len(draw), 3.8), layout="constrained")
-    for ax, panel in zip(figure.subplots(1, len(draw), squeeze=False)[0], draw, strict=True):
+    columns = min(columns, len(draw))
+    rows = -(-len(draw) // columns)
+    figure = Figure(figsize=(4.8 * columns, 3.8 * rows), layout="constrained")
+    for ax, panel in zip(figure.subplots(rows, columns, squeeze=False).flat, draw, strict=True):
         panel(ax)
+    if title is not None:
+        figure.suptitle(title)
     figure.savefig(path, dpi=140)
 
 

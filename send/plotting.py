@@ -60,7 +60,7 @@ def plot_history(history: Sequence[Mapping[str, Any]], *, ax: Axes | None = None
 
 
 def plot_sensitivity(history: Sequence[Mapping[str, Any]], *, ax: Axes | None = None) -> Axes:
-    """Plot the sensitivity of each embedding index at the last choice of a mask.
+    """Plot the sensitivity of each embedding index at the last choice of a mask that was applied.
 
     Parameters
     ----------
@@ -72,7 +72,8 @@ def plot_sensitivity(history: Sequence[Mapping[str, Any]], *, ax: Axes | None = 
     Returns
     -------
     matplotlib Axes
-        On a logarithmic scale; the indices that were dropped stand out.
+        On a logarithmic scale; the indices that were dropped stand out. A choice at the very last
+        checkpoint dropped nothing any more: it is shown only if there is no other, as "chosen".
 
     Raises
     ------
@@ -82,9 +83,11 @@ def plot_sensitivity(history: Sequence[Mapping[str, Any]], *, ax: Axes | None = 
     chosen = [row for row in history if row["sensitivity"] is not None]
     _require(chosen, "choice of a mask: it needs a full window of checkpoints")
     ax = _axes(ax)
-    row = chosen[-1]
+    applied = [row for row in chosen if row["checkpoint"] < history[-1]["checkpoint"]]
+    row = (applied or chosen)[-1]
     masked = set(row["masked"])
-    for label, color, wanted in (("kept", "0.6", False), ("dropped", "C3", True)):
+    word = "dropped" if applied else "chosen"
+    for label, color, wanted in (("kept", "0.6", False), (word, "C3", True)):
         indices = [i for i in range(len(row["sensitivity"])) if (i in masked) is wanted]
         if indices:
             heights = [row["sensitivity"][i] for i in indices]
@@ -93,7 +96,7 @@ def plot_sensitivity(history: Sequence[Mapping[str, Any]], *, ax: Axes | None = 
         ax.set_yscale("log", nonpositive="mask")
     ax.set_xlabel("embedding index")
     ax.set_ylabel("sensitivity $V_i$")
-    ax.set_title(f"checkpoint {row['checkpoint']}")
+    ax.set_title(f"chosen at checkpoint {row['checkpoint']}")
     ax.legend()
     return ax
 
@@ -102,8 +105,9 @@ def plot_rates(
     series: Mapping[str, Sequence[float]],
     *,
     x: Sequence[float] | None = None,
-    bands: Mapping[str, Sequence[float]] | None = None,
+    bands: Mapping[str, Sequence[float | tuple[float, float]]] | None = None,
     label: str = "rate",
+    unit: str = "checkpoint",
     ax: Axes | None = None,
 ) -> Axes:
     """Plot some quantities over the checkpoints, one line each.
@@ -115,9 +119,10 @@ def plot_rates(
     x : sequence of float, optional
         The checkpoints, 0, 1, ... unless given.
     bands : mapping of str to sequence of float, optional
-        By name, the half widths of a band around a line, such as standard errors.
-    label : str
-        Of the y axis.
+        By name, the half widths of a band around a line, such as standard errors; or its ends, a
+        pair (low, high) for each value.
+    label, unit : str
+        Of the y axis, and of the x axis.
     ax : matplotlib Axes, optional
         New ones unless given.
 
@@ -140,19 +145,23 @@ def plot_rates(
         places = range(len(values)) if x is None else x
         (line,) = ax.plot(places, values, marker=".", label=name)
         if name in bands:
-            pairs = list(zip(values, bands[name], strict=True))
+            ends = [_ends(*pair) for pair in zip(values, bands[name], strict=True)]
             ax.fill_between(
                 places,
-                [value - half for value, half in pairs],
-                [value + half for value, half in pairs],
+                [low for low, _ in ends],
+                [high for _, high in ends],
                 color=line.get_color(),
                 alpha=0.2,
                 linewidth=0,
             )
-    _count_checkpoints(ax)
+    _count_checkpoints(ax, unit)
     ax.set_ylabel(label)
     ax.legend()
     return ax
+
+
+def _ends(value: float, band: float | tuple[float, float]) -> tuple[float, float]:
+    return band if isinstance(band, tuple) else (value - band, value + band)
 
 
 def _require(things: Sequence[Any] | Mapping[str, Any], what: str) -> None:
@@ -161,16 +170,19 @@ def _require(things: Sequence[Any] | Mapping[str, Any], what: str) -> None:
         raise ValueError(msg)
 
 
-def _count_checkpoints(ax: Axes) -> None:
+def _count_checkpoints(ax: Axes, unit: str = "checkpoint") -> None:
     from matplotlib.ticker import MaxNLocator
 
-    ax.set_xlabel("checkpoint")
+    ax.set_xlabel(unit)
     ax.xaxis.set_major_locator(MaxNLocator(integer=True))
 
 
 def _axes(ax: Axes | None) -> Axes:
     if ax is not None:
         return ax
-    import matplotlib.pyplot as plt
-
+    try:
+        import matplotlib.pyplot as plt
+    except ImportError:
+        msg = "plots need matplotlib: pip install 'specdens[plot]'"
+        raise ImportError(msg) from None
     return plt.subplots()[1]

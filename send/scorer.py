@@ -32,11 +32,11 @@ class HallucinationScorer:
 
     What the scores can tell, and what not:
 
-    - On short answers EigenScore is nearly the number of distinct answers (R² 0.99 in a world of
-      invented facts), the column ``distinct``: compare with it before you credit the embeddings.
+    - On short answers EigenScore is close to a function of the number of distinct answers, the
+      column ``distinct``: compare with it before you credit the embeddings.
     - A confident hallucination is invisible to any score of consistency: a model that is wrong in
       the same way each time scores as low as one that knows.
-    - The perplexity of the greedy answer needs no samples, and competes with all of them.
+    - The perplexity of the greedy answer needs no samples: compare with it too.
     - Longer answers differ more: look at ``mean_length`` too. Compare prompts, not the mean over
       mixed prompts, which says nothing about how often a model is wrong.
 

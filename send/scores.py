@@ -29,7 +29,7 @@ CENTERS = ("features", "samples", "none")
 SCALES = ("none", "d", "d-1")
 
 LARGEST = 60
-"""Lanczos steps for the largest singular value: relative error far below 1e-6."""
+"""Lanczos steps for the largest singular value."""
 
 LARGEST_VALUE = 1e150
 """Of embeddings: the square of a larger one may be beyond float64."""

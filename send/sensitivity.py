@@ -215,6 +215,10 @@ class SensitivityTracker:
     TypeError
         If the window is not an integer.
 
+    References
+    ----------
+    SenD (arXiv:2410.15460), Definition 3.3.
+
     Examples
     --------
     >>> tracker = SensitivityTracker(window=3)

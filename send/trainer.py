@@ -45,8 +45,9 @@ class SendConfig(SFTConfig):  # type: ignore[misc]  # mypy does not follow trl
     Where `SFTConfig` and `TrainingArguments` have other defaults: ``bf16`` is chosen by the
     machine, mixed precision with bfloat16 on an accelerator that has it, and otherwise float32
     throughout, as on every CPU; a checkpoint is saved after each epoch and the last two are kept;
-    and there are 8 epochs, so that with the paper's C = T = 3 a mask is chosen twice and each is
-    held for 3. For trainings of fewer epochs count checkpoints in steps, with ``every``.
+    and there are 8 epochs, so that with the paper's C = T = 3 masks are chosen at checkpoints 2 and
+    5 and held for 3 epochs each; the one chosen at checkpoint 8, the end, drops nothing. For
+    trainings of fewer epochs count checkpoints in steps, with ``every``.
 
     Examples
     --------
@@ -170,6 +171,10 @@ class SendTrainer(SFTTrainer):  # type: ignore[misc]  # mypy does not follow trl
     Notes
     -----
     For other trainers, and for what this one does not take, add a `SendCallback` to them.
+
+    References
+    ----------
+    SenD (arXiv:2410.15460), Algorithm 2.
     """
 
     def __init__(
@@ -355,12 +360,13 @@ def train(
 
     Examples
     --------
-    >>> import send
+    >>> import send, tempfile
     >>> from send.world import World, small_model
+    >>> folder = tempfile.mkdtemp()
     >>> world = World(0, people=12, new_people=8, unknown_people=4)
     >>> tokenizer = world.tokenizer()
     >>> config = send.SendConfig(
-    ...     output_dir="out/example", max_steps=6, every=1, save_strategy="no", score_prompts=2
+    ...     output_dir=folder, max_steps=6, every=1, save_strategy="no", score_prompts=2
     ... )
     >>> result = send.train(
     ...     small_model(tokenizer, width=16, blocks=3, heads=2),

@@ -160,7 +160,7 @@ def column_dots(a: Array, b: Array) -> np.ndarray[Any, Any]:
 
 
 def _column_sums(xp: Any, x: Array) -> Array:
-    """Sum over rows in two levels: one running sum over 10^6 rows loses four digits."""
+    """Sum over rows in two levels: the error of one running sum grows with n, here with sqrt n."""
     n, columns = x.shape
     side = math.isqrt(n)
     if side < 32:

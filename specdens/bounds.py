@@ -74,8 +74,8 @@ def estimated_bounds(op: LinearOperator, *, known: SpectralBounds, rng: Any = 0)
     r"""Return the extreme Ritz values with a safeguard, within what is known.
 
     They lie inside the spectrum, so each end moves out by 4 of its residual norms and 1 % of the
-    width, but no more than ``beta_k``: three times what was ever missing on twenty-three spectra
-    (benchmarks/bounds.py). That has no proof, so such ends are not called rigorous.
+    width, but no more than ``beta_k``: more than twice what was ever missing on twenty-three
+    spectra (benchmarks/bounds.py). That has no proof, so such ends are not called rigorous.
 
     References
     ----------

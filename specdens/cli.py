@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import json
 import math
+import os
 import secrets
 import sys
 import warnings
@@ -39,6 +41,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     if getattr(options, "seed", 0) is None:
         options.seed = secrets.randbits(64)  # one for all that a command runs
+    if getattr(options, "plot", None) and importlib.util.find_spec("matplotlib") is None:
+        print("specdens: --plot needs matplotlib: pip install 'specdens[plot]'", file=sys.stderr)
+        return 2
     try:
         matrix = read_matrix(options.file)
         with warnings.catch_warnings(record=True) as doubts:
@@ -49,12 +54,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 2
     for doubt in doubts:
         print(f"specdens: {doubt.message}", file=sys.stderr)
-    if options.json:
-        print(json.dumps(_plain(report), indent=2, allow_nan=False))
-    else:
-        for name, value in report.items():
-            print(f"{name:12} {value}")
+    try:
+        _print(report, as_json=options.json)
+        sys.stdout.flush()
+    except BrokenPipeError:  # the reader, such as head, has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return 0
+
+
+def _print(report: dict[str, Any], *, as_json: bool) -> None:
+    if as_json:
+        print(json.dumps(_plain(report), indent=2, allow_nan=False))
+        return
+    width = max(map(len, report))
+    for name, value in report.items():
+        print(f"{name:{width}} {value}")
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -104,7 +118,7 @@ def _logdet(matrix: Any, options: argparse.Namespace) -> dict[str, Any]:
 
     (sign, value), info = run(options.moments, options.method)
     if options.plot:
-        _plot_convergence(lambda m: run(m, "lanczos")[1], info, options)
+        _plot_convergence(lambda m: run(m, "lanczos")[1], info, options, "log|det(A + shift I)|")
     return {"logabsdet": float(value), "sign": _number(sign), **_about(info)}
 
 
@@ -136,7 +150,9 @@ def _trace(matrix: Any, options: argparse.Namespace) -> dict[str, Any]:
 
     value, info = run(options.moments, options.method)
     if options.plot:
-        _plot_convergence(lambda m: run(m, "lanczos")[1], info, options)
+        _plot_convergence(
+            lambda m: run(m, "lanczos")[1], info, options, f"tr {options.function}(A)"
+        )
     return {"trace": _number(value), **_about(info)}
 
 
@@ -208,16 +224,27 @@ def _info(matrix: Any, options: argparse.Namespace) -> dict[str, Any]:
     return report
 
 
-def _plot_convergence(run: Callable[[int], Any], info: Any, options: argparse.Namespace) -> None:
+def _plot_convergence(
+    run: Callable[[int], Any], info: Any, options: argparse.Namespace, quantity: str
+) -> None:
     """Draw what fewer moments would have given, with the exact value if it is known."""
     from specdens.plotting import plot_convergence
 
-    steps = sorted({max(1, options.moments // d) for d in (8, 4, 2, 1)})
+    steps = sorted({max(1, options.moments * k // 4) for k in (1, 2, 3, 4)})
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", specdens.AccuracyWarning)  # the intervals are drawn
         runs = [run(m) for m in steps]
     truth = float(info) if info.method == "exact" else None
-    _save(options.plot, lambda axes: plot_convergence(steps, runs, truth=truth, ax=axes[0]), 1)
+
+    def draw(axes: Any) -> None:
+        ax = plot_convergence(steps, runs, truth=truth, ax=axes[0], label="95 % interval")
+        if truth is not None:
+            ax.lines[-1].set_label("exact")
+        ax.set_title(quantity)
+        ax.set_ylabel(quantity)
+        ax.legend()
+
+    _save(options.plot, draw, 1)
 
 
 def _save(path: str, draw: Callable[[Any], Any], panels: int) -> None:

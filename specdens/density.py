@@ -106,6 +106,11 @@ def density(
         If A is empty, not square, not Hermitian or not finite, B is not positive definite, or an
         option is not as described.
 
+    Warns
+    -----
+    AccuracyWarning
+        If the spectrum is not inside the bounds that were given.
+
     Notes
     -----
     Costs ``ceil(moments / 2)`` products with each probe. The standard error of a density is about
@@ -200,9 +205,18 @@ def local_density(
     ValueError
         As `density`; or if an index is out of range, or a vector is zero or of another length.
 
+    Warns
+    -----
+    AccuracyWarning
+        If the spectrum is not inside the bounds that were given.
+
     Notes
     -----
     Costs ``ceil(moments / 2)`` products with each vector, and 20 for the bounds if not given.
+
+    References
+    ----------
+    Weiße, Wellein, Alvermann and Fehske, Rev. Mod. Phys. 78, 275 (2006).
 
     Examples
     --------

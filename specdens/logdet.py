@@ -223,6 +223,10 @@ def slogdet(
     AccuracyWarning
         As `logdet`.
 
+    Notes
+    -----
+    Costs as many products as `logdet`, whose references hold here too.
+
     Examples
     --------
     >>> import numpy as np

@@ -72,6 +72,7 @@ def imports(path):
             for alias in node.names:
                 yield alias.name, id(node) not in inside
         elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path} imports relative to itself"
             yield node.module, id(node) not in inside
             for alias in node.names:
                 yield f"{node.module}.{alias.name}", id(node) not in inside
@@ -82,16 +83,39 @@ def test_the_list_is_complete(package):
     assert sorted(name for name, _ in modules(package)) == sorted(ORDER[package])
 
 
+def place(imported, package):
+    """Return the file in the order that an import loads; a package loads its ``__init__``."""
+    if imported == package:
+        return "__init__"
+    inner = imported.removeprefix(f"{package}.")
+    if inner == imported:
+        return None
+    return next((m for m in (inner, f"{inner}.__init__") if m in ORDER[package]), None)
+
+
+@pytest.mark.parametrize(
+    ("imported", "found"),
+    [
+        ("send", "__init__"),
+        ("send.scores", "scores"),
+        ("send.scores.ees", None),
+        ("send.world", "world.__init__"),
+        ("send.world.facts", "world.facts"),
+        ("sendmail", None),
+    ],
+)
+def test_where_an_import_leads(imported, found):
+    assert place(imported, "send") == found
+
+
 @pytest.mark.parametrize("package", ORDER)
 def test_files_import_downward(package):
     order = ORDER[package]
     for name, path in modules(package):
-        if name.endswith("__init__"):
-            continue
         for imported, _ in imports(path):
-            inner = imported.removeprefix(f"{package}.")
-            if imported != inner and inner in order:
-                assert order.index(inner) < order.index(name), f"{name} imports {inner}"
+            inner = place(imported, package)
+            if inner is not None:
+                assert order.index(inner) < order.index(name), f"{name} imports {imported}"
 
 
 @pytest.mark.parametrize("package", ORDER)

@@ -128,9 +128,9 @@ def small_model(
 
     Notes
     -----
-    Of ``World(people=200)`` the default model comes to know nine facts in ten, and to say "unknown"
+    Of ``World(people=200)`` the default model comes to know most facts, and to say "unknown"
     of strangers, in three epochs of `World.pretraining_rows`: 975 steps of AdamW with batches of 64
-    and a learning rate that falls from 4e-3 by the cosine, a minute and a half on one core. Eight
+    and a learning rate that falls from 4e-3 by the cosine, minutes on one core. Eight
     epochs of `World.finetuning_rows` (batches of 32, constant rate 5e-4) then undo both by half.
 
     Examples
@@ -152,7 +152,7 @@ def small_model(
         num_attention_heads=heads,
         intermediate_size=4 * width,
         max_position_embeddings=positions,
-        # With the usual 0.02 the facts take 2.6 times the steps: measured at width 64.
+        # With the usual 0.02 the facts take more steps.
         initializer_range=width**-0.5,
         bos_token_id=tokenizer.eos_token_id,
         eos_token_id=tokenizer.eos_token_id,

@@ -3,6 +3,8 @@
 Every fixture gives a fresh object, so that a test may change it.
 """
 
+import gc
+
 import pytest
 import torch
 from tokenizers import Tokenizer, models, pre_tokenizers
@@ -91,3 +93,11 @@ def tiny_model() -> PreTrainedModel:
 def any_model(request: pytest.FixtureRequest) -> PreTrainedModel:
     """As `tiny_model`, one of each of the five architectures."""
     return _build(request.param)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def quick_garbage_collection():
+    """Trainer collects garbage before it trains; what is imported need not be looked at again."""
+    gc.freeze()
+    yield
+    gc.unfreeze()

@@ -1,7 +1,6 @@
 """SendCallback in a plain `Trainer`: when it measures, what it masks, and what it leaves behind."""
 
 import copy
-import gc
 import json
 import logging
 import math
@@ -39,14 +38,6 @@ TRACKED = [{"text": f"{name} lives in {city} ." + " ." * i} for i, (name, city) 
            enumerate(zip(NAMES, CITIES * 2, strict=True))]  # fmt: skip
 EPOCH = 4  # steps
 QUICK = {"score_prompts": 2, "num_samples": 3, "max_new_tokens": 2}
-
-
-@pytest.fixture(autouse=True, scope="module")
-def quick_garbage_collection():
-    """Trainer collects garbage before it trains; what is imported need not be looked at again."""
-    gc.freeze()
-    yield
-    gc.unfreeze()
 
 
 def trainer_of(model, tokenizer, folder, *callbacks, dataset=None, eval_dataset=None, **options):

@@ -5,13 +5,15 @@ import subprocess
 import sys
 import time
 from collections import Counter
+from types import SimpleNamespace
 
 import datasets
 import pytest
 import torch
+from matplotlib.figure import Figure
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from send.demo import language, spectra, text
+from send.demo import _draw_training, _holds, _print_table, language, spectra, text
 from send.experiment import Schedule
 from send.world import World
 
@@ -77,6 +79,76 @@ def test_pictures_are_there(report):
         assert (folder / name).read_bytes().startswith(b"\x89PNG")
 
 
+def examined(shift):
+    """Return rows of an examiner in which every number is another one."""
+    rows = []
+    for epoch in range(3):
+        rates = {}
+        for place, group in enumerate(("known", "new", "unknown")):
+            rate = 0.1 * epoch + 0.2 * place + shift
+            rates[group] = {"rate": rate, "low": rate - 0.011, "high": rate + 0.017}
+        scores = {"eigenscore": {"all": epoch - 5 + shift}, "eigenscore_stderr": 0.25 + shift}
+        rows.append({"epoch": epoch, "rates": rates, **scores})
+    return rows
+
+
+ARMS = {"plain": examined(0.03), "SenD": examined(0.07)}
+
+
+def test_the_printed_table_is_what_was_examined(capsys):
+    _print_table({arm: SimpleNamespace(rows=rows) for arm, rows in ARMS.items()})
+    printed = capsys.readouterr().out
+    lines = [line.split() for line in printed.splitlines() if line.strip()]
+    head = next(i for i, line in enumerate(lines) if line[0] == "epoch")
+    names = lines[head]
+    assert names == ["epoch", "arm", "known", "new", "unknown", "EigenScore"]
+    table = [line for line in lines[head + 1 :] if line[0].isdigit()]
+    assert len(table) == 6
+    for line in table:
+        cells = dict(zip(names, line, strict=False))
+        row = ARMS[cells["arm"]][int(cells["epoch"])]
+        for group, found in row["rates"].items():
+            assert float(cells[group]) == pytest.approx(found["rate"], abs=6e-4)
+        assert float(cells["EigenScore"]) == pytest.approx(row["eigenscore"]["all"], abs=6e-3)
+        assert float(line[-1]) == pytest.approx(row["eigenscore_stderr"], abs=6e-3)
+    assert "plain 0.630 [0.619, 0.647], SenD 0.670 [0.659, 0.687]" in printed
+
+
+def test_each_panel_shows_its_own_group(tmp_path, monkeypatch):
+    saved = {}
+    monkeypatch.setattr(
+        Figure, "savefig", lambda self, path, **_: saved.update({path.name: self.axes})
+    )
+    masked = [
+        {"masked": m, "sensitivity": None, "checkpoint": i} for i, m in enumerate([[], [1], [1]])
+    ]
+    found = {
+        arm: (SimpleNamespace(rows=rows), SimpleNamespace(history=masked))
+        for arm, rows in ARMS.items()
+    }
+    _draw_training(tmp_path, found)
+    scores, *rates = saved["training.png"]
+    lines = {line.get_label(): line.get_ydata() for line in scores.get_lines()}
+    for arm, rows in ARMS.items():
+        assert list(lines[arm]) == [row["eigenscore"]["all"] for row in rows]
+    assert [ax.get_title() for ax in rates] == ["known people", "new people", "unknown people"]
+    for ax, group in zip(rates, ("known", "new", "unknown"), strict=True):
+        lines = {line.get_label(): line.get_ydata() for line in ax.get_lines()}
+        bands = dict(zip(ARMS, ax.collections, strict=True))
+        for arm, rows in ARMS.items():
+            assert list(lines[arm]) == [row["rates"][group]["rate"] for row in rows]
+            heights = bands[arm].get_paths()[0].vertices[:, 1]
+            assert heights.min() == min(row["rates"][group]["low"] for row in rows)
+            assert heights.max() == max(row["rates"][group]["high"] for row in rows)
+        assert ax.get_xlabel() == "epoch"
+
+
+def test_an_interval_holds_or_misses():
+    assert _holds(1.0, 2.0, 3.0).startswith("holds")
+    for truth in (0.5, 3.5):
+        assert _holds(1.0, truth, 3.0).startswith("MISSES")
+
+
 def test_another_seed_gives_other_numbers_and_the_same_seed_the_same(report, tmp_path):
     _, found = report
     again = language(tmp_path / "a", seed=0, world=tiny_world(0), schedule=TINY)
@@ -90,7 +162,7 @@ def test_spectra_are_near_the_exact_ones(tmp_path, capsys):
     found = spectra(tmp_path, side=20)
     low, high = found["interval_95"]
     assert abs(found["estimate"] - found["exact"]) < 6 * found["stderr"] + found["bias_bound"]
-    assert low < found["estimate"] < high
+    assert low < found["exact"] < high
     assert found["largest_error_of_cumulative"] < 0.02
     assert (tmp_path / "spectra.png").stat().st_size > 1000
     assert "exact" in capsys.readouterr().out

@@ -74,11 +74,21 @@ def test_sensitivity_marks_the_dropped_indices(history, ax):
     assert ax.get_yscale() == "log"
 
 
-def test_sensitivity_is_that_of_the_last_choice(history, ax):
+def test_sensitivity_is_that_of_the_last_choice_that_was_applied(history, ax):
     history.append(row(4, masked=[0], sensitivity=[9.0, 1.0, 1.0, 1.0, 1.0]))
     plot_sensitivity(history, ax=ax)
+    assert lines(ax)["dropped (2)"].get_ydata().tolist() == [2.0, 3.0]
+    assert ax.get_title() == "chosen at checkpoint 2"
+    history.append(row(5, masked=[0]))
+    ax.clear()
+    plot_sensitivity(history, ax=ax)
     assert lines(ax)["dropped (1)"].get_ydata().tolist() == [9.0]
-    assert ax.get_title() == "checkpoint 4"
+    assert ax.get_title() == "chosen at checkpoint 4"
+
+
+def test_a_choice_at_the_end_dropped_nothing(history, ax):
+    plot_sensitivity(history[:3], ax=ax)
+    assert set(lines(ax)) == {"kept (3)", "chosen (2)"}
 
 
 def test_sensitivity_where_nothing_moved_or_was_dropped(ax):
@@ -96,6 +106,14 @@ def test_rates_are_lines_with_their_bands(ax):
     (band,) = ax.collections
     assert band.get_paths()[0].vertices[:, 1].max() == pytest.approx(0.35)
     assert ax.get_ylabel() == "share"
+
+
+def test_bands_may_be_given_by_their_ends(ax):
+    plot_rates({"a": [0.1, 0.2]}, bands={"a": [(0.0, 0.4), (0.1, 0.6)]}, unit="epoch", ax=ax)
+    (band,) = ax.collections
+    heights = band.get_paths()[0].vertices[:, 1]
+    assert (heights.min(), heights.max()) == (0.0, 0.6)
+    assert ax.get_xlabel() == "epoch"
 
 
 def test_rates_at_given_checkpoints(ax):

@@ -4,7 +4,6 @@ Also a program, which tests run in other processes: python test_resume.py TASK F
 """
 
 import copy
-import gc
 import json
 import os
 import shutil
@@ -162,14 +161,6 @@ def assert_equal(a, b, where=""):
         assert np.array_equal(a, b), where
     else:
         assert a == b, where
-
-
-@pytest.fixture(autouse=True, scope="module")
-def quick_garbage_collection():
-    """Trainer collects garbage before it trains; what is imported need not be looked at again."""
-    gc.freeze()
-    yield
-    gc.unfreeze()
 
 
 @pytest.fixture(autouse=True)

@@ -2,7 +2,6 @@
 
 import copy
 import dataclasses
-import gc
 import inspect
 import json
 import shutil
@@ -39,14 +38,6 @@ TEMPLATE = (
 )
 EPOCH = 9  # steps, of 36 rows that are trained on
 IDS = torch.tensor([[3, 4, 5, 6, 7]])
-
-
-@pytest.fixture(autouse=True, scope="module")
-def quick_garbage_collection():
-    """Trainer collects garbage before it trains; what is imported need not be looked at again."""
-    gc.freeze()
-    yield
-    gc.unfreeze()
 
 
 @pytest.fixture(autouse=True)
