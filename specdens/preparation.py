@@ -160,7 +160,8 @@ def prepare(
 
 def plain_number(shift: Any) -> complex:
     """Return a number, or a 0-d array or tensor, as a Python number."""
-    found: complex = shift.item() if hasattr(shift, "item") else shift
+    scalar_like = getattr(shift, "ndim", None) == 0 and hasattr(shift, "item")
+    found: complex = shift.item() if scalar_like else shift
     return found
 
 

@@ -122,7 +122,7 @@ def test_bidiagonal_of_a_singular_matrix_ends_with_zero():
     a = RNG.standard_normal((8, 3)) @ RNG.standard_normal((3, 8))
     for factor in bidiagonalize(aslinearoperator(a), RNG.standard_normal((8, 2)), 8):
         assert len(factor.diagonal) == 4
-        assert factor.diagonal[-1] == 0
+        assert factor.diagonal[-1] <= 1e-12 * factor.diagonal.max()
 
 
 def claims(a):
