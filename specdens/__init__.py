@@ -4,27 +4,33 @@
 >>> import specdens
 >>> print(f"{specdens.logdet(np.diag([1.0, 2.0, 3.0])):.4f}")
 1.7918
+
+Importing this package imports nothing heavy: each name loads its module when it is first used.
 """
 
-from specdens.adapters import aslinearoperator
-from specdens.application import VectorEstimate, apply_function
-from specdens.correlation import DoubleMoments, double_moments
-from specdens.counting import eigencount, spectral_bounds
-from specdens.density import density, local_density
-from specdens.diagonal import diagonal, diagonal_function
-from specdens.diagonal_estimators import DiagonalEstimate
-from specdens.functions import trace_function
-from specdens.green import greens_function
-from specdens.inertia import Inertia, inertia
-from specdens.likelihood import inv_quad_logdet
-from specdens.logdet import logdet, slogdet
-from specdens.operators import Gram, Scaled, Shifted, Sum
-from specdens.pseudo import logpdet
-from specdens.quadratic_form import quadratic_form
-from specdens.results import AccuracyWarning, Estimate, SpectralBounds
-from specdens.spectral_density import SpectralDensity
-from specdens.structure import BlockDiagonal, DiagonalPlusLowRank, Kronecker, Permuted
-from specdens.trace import trace
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from specdens.adapters import aslinearoperator
+    from specdens.application import VectorEstimate, apply_function
+    from specdens.correlation import DoubleMoments, double_moments
+    from specdens.counting import eigencount, spectral_bounds
+    from specdens.densities import density, local_density
+    from specdens.determinants import logdet, slogdet
+    from specdens.diagonal_estimators import DiagonalEstimate
+    from specdens.diagonals import diagonal, diagonal_function
+    from specdens.functions import trace_function
+    from specdens.green import greens_function
+    from specdens.inertias import Inertia, inertia
+    from specdens.likelihood import inv_quad_logdet
+    from specdens.operators import Gram, Scaled, Shifted, Sum
+    from specdens.pseudo import logpdet
+    from specdens.quadratic_forms import quadratic_form
+    from specdens.results import AccuracyWarning, Estimate, SpectralBounds
+    from specdens.spectral_density import SpectralDensity
+    from specdens.structure import BlockDiagonal, DiagonalPlusLowRank, Kronecker, Permuted
+    from specdens.traces import trace
 
 __all__ = [
     # Determinants
@@ -72,3 +78,54 @@ __all__ = [
 ]  # fmt: skip
 
 __version__ = "0.1.0"
+
+_HOME = {
+    "aslinearoperator": "adapters",
+    "VectorEstimate": "application",
+    "apply_function": "application",
+    "DoubleMoments": "correlation",
+    "double_moments": "correlation",
+    "eigencount": "counting",
+    "spectral_bounds": "counting",
+    "density": "densities",
+    "local_density": "densities",
+    "logdet": "determinants",
+    "slogdet": "determinants",
+    "DiagonalEstimate": "diagonal_estimators",
+    "diagonal": "diagonals",
+    "diagonal_function": "diagonals",
+    "trace_function": "functions",
+    "greens_function": "green",
+    "Inertia": "inertias",
+    "inertia": "inertias",
+    "inv_quad_logdet": "likelihood",
+    "Gram": "operators",
+    "Scaled": "operators",
+    "Shifted": "operators",
+    "Sum": "operators",
+    "logpdet": "pseudo",
+    "quadratic_form": "quadratic_forms",
+    "AccuracyWarning": "results",
+    "Estimate": "results",
+    "SpectralBounds": "results",
+    "SpectralDensity": "spectral_density",
+    "BlockDiagonal": "structure",
+    "DiagonalPlusLowRank": "structure",
+    "Kronecker": "structure",
+    "Permuted": "structure",
+    "trace": "traces",
+}
+"""Where a name lives: its module loads when it is first used."""
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        msg = f"module 'specdens' has no attribute {name!r}"
+        raise AttributeError(msg)
+    found = getattr(import_module(f"specdens.{_HOME[name]}"), name)
+    globals()[name] = found
+    return found
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -28,7 +28,7 @@ from specdens._histories import (
     SparseEntries,
     Tensor,
     entries_of,
-    has_history,
+    is_on,
     leaves,
     sources_of,
     with_history,
@@ -66,7 +66,7 @@ def with_gradient(
     goal: Goal,
     probes: Any,
 ) -> Array:
-    """Return tr f(A + shift I), linked to the tensors that A and the shift depend on, if any do.
+    """Return tr f(A + shift I), linked to the tensors that A and the shift depend on.
 
     Parameters
     ----------
@@ -82,8 +82,6 @@ def with_gradient(
     probes : None, int or array
         As the caller gave them; only an array is looked at.
     """
-    if not _is_followed(problem.op, shift):
-        return value
     if is_complex(value):
         parts = [
             with_gradient(
@@ -140,7 +138,7 @@ def refusing_gradient(value: Array, pencil: tuple[LinearOperator, ...], shift: A
         What it depends on, by products or factors that autograd cannot follow.
     shift : number or tensor
     """
-    if not _is_on(namespace(value)):
+    if not is_on(namespace(value)):
         return value
     live = [one for op in pencil for one in _tensors_behind(op)]
     live += [shift] if getattr(shift, "requires_grad", False) else []
@@ -170,7 +168,7 @@ def _tensors_behind(op: LinearOperator) -> list[Tensor]:
 def with_gradients(values: Array, stack: Array, f: ScalarFunction, *, shift: Any) -> Array:
     """Return exact values of tr f(A + shift I), shape (B,), linked to the stack and the shift."""
     origins = [one for one in (stack, shift) if getattr(one, "requires_grad", False)]
-    if not origins or not _is_on(namespace(values)):
+    if not origins or not is_on(namespace(values)):
         return values
     torch = sys.modules["torch"]
     if is_complex(values):
@@ -187,18 +185,6 @@ def with_gradients(values: Array, stack: Array, f: ScalarFunction, *, shift: Any
         return [_slope(_plus(wide, number) if number else wide, f)]
 
     return _linked(values, derivatives, [live], origins)
-
-
-def _is_on(xp: Any) -> bool:
-    torch = sys.modules.get("torch")
-    return torch is not None and xp.__name__.endswith("torch") and torch.is_grad_enabled()
-
-
-def _is_followed(op: LinearOperator, shift: Any) -> bool:
-    """Whether autograd is on and anything here has a history."""
-    if not _is_on(op.xp):
-        return False
-    return getattr(shift, "requires_grad", False) or has_history(op)
 
 
 def _part(f: ScalarFunction, part: str) -> ScalarFunction:

@@ -29,12 +29,25 @@ __all__ = [
     "Tensor",
     "entries_of",
     "has_history",
+    "is_followed",
+    "is_on",
     "leaves",
     "sources_of",
     "with_history",
 ]
 
 Tensor: TypeAlias = Any
+
+
+def is_on(xp: Any) -> bool:
+    """Whether arrays of this library are Torch's, and autograd is on."""
+    torch = sys.modules.get("torch")
+    return torch is not None and xp.__name__.endswith("torch") and torch.is_grad_enabled()
+
+
+def is_followed(op: LinearOperator, shift: Any) -> bool:
+    """Whether autograd is on and anything here has a history."""
+    return is_on(op.xp) and (getattr(shift, "requires_grad", False) or has_history(op))
 
 
 def has_history(op: LinearOperator) -> bool:

@@ -17,9 +17,9 @@ import numpy as np
 
 import specdens
 from specdens.adapters import SparseOperator
+from specdens.determinants import is_cheap
 from specdens.exact import predicted_lu_bytes
 from specdens.files import MatrixFileError, read_matrix
-from specdens.logdet import is_cheap
 from specdens.preparation import prepare
 
 __all__ = ["main"]

@@ -12,7 +12,7 @@ from specdens.bounds import NARROWEST, estimated_bounds
 from specdens.chebyshev import cumulative_weights, damping, to_unit, width
 from specdens.estimation import ESCAPED, advice, summed
 from specdens.exact import LARGEST_ON_CPU, UNIT, lu_fits
-from specdens.inertia import combined, sparse_inertia, sparse_on_host
+from specdens.inertias import combined, sparse_inertia, sparse_on_host
 from specdens.lanczos import Tridiagonal
 from specdens.moments import EscapeError
 from specdens.operators import Counting

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 
 from specdens._arrays import Array, is_array, namespace, to_host
-from specdens._autograd import refusing_gradient, with_gradient, with_gradients
 from specdens._batch import Answers, Stack, over_stack, prepared, stack_of
+from specdens._histories import is_followed, is_on
 from specdens._probes import Probes, key_of
 from specdens.adapters import ExplicitOperator, aslinearoperator
 from specdens.adaptive import adaptive_trace
@@ -153,10 +153,16 @@ def trace_function(
         estimate = _estimate(problem, function, goal, probes, method, key)
         value = problem.result(estimate.value)
         if pencil:
-            return (refusing_gradient(value, pencil, shift),), estimate
-        value = with_gradient(
-            value, problem, function, estimate, shift=shift, goal=goal, probes=probes
-        )
+            if is_on(problem.op.xp):
+                from specdens._autograd import refusing_gradient
+
+                value = refusing_gradient(value, pencil, shift)
+        elif is_followed(problem.op, shift):
+            from specdens._autograd import with_gradient
+
+            value = with_gradient(
+                value, problem, function, estimate, shift=shift, goal=goal, probes=probes
+            )
         return (value,), estimate
 
     if stack is None:
@@ -184,7 +190,11 @@ def _together(some: Any, f: ScalarFunction, shift: Any, hermitian: bool | None) 
         return None
     values = [estimate.value for estimate in estimates]
     results = stack.results(values, complex_=any(isinstance(v, complex) for v in values))
-    return (with_gradients(results, some, f, shift=shift),), estimates
+    if is_on(namespace(results)):
+        from specdens._autograd import with_gradients
+
+        results = with_gradients(results, some, f, shift=shift)
+    return (results,), estimates
 
 
 def _of_stack(stack: Stack, f: ScalarFunction) -> list[Estimate]:

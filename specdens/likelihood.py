@@ -12,10 +12,10 @@ from specdens._arrays import Array, column_dots, eps, is_complex, to_host
 from specdens._probes import Probes
 from specdens.adapters import SparseOperator, TorchSparseOperator
 from specdens.application import columns_like
+from specdens.determinants import is_cheap
 from specdens.estimation import summed
 from specdens.exact import NOISE, UNIT, dense_of, slogdet
 from specdens.lanczos import Tridiagonal, tridiagonalize
-from specdens.logdet import is_cheap
 from specdens.operators import Counting
 from specdens.preparation import (
     Problem,
@@ -24,7 +24,7 @@ from specdens.preparation import (
     require_hermitian,
     require_method,
 )
-from specdens.quadratic_form import as_values, described, judged, warn_of_worst
+from specdens.quadratic_forms import as_values, described, judged, warn_of_worst
 from specdens.results import Estimate
 from specdens.sampling import by_blocks, probes_for
 from specdens.scalar_functions import LOG, NAMED

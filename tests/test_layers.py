@@ -9,12 +9,12 @@ ROOT = Path(__file__).parents[1]
 
 SPECDENS = """
     _arrays _probes chebyshev results linear_operator adapters operators lanczos quadrature
-    moments bounds exact preparation gram_zeros structure union inertia pencils control sampling
-    scalar_functions truncation estimation rules sampled planning krylov_basis deflation
-    adaptive guarantee matrix_function _histories _autograd _batch functions nonsymmetric logdet
-    pseudo sketch tolerance effort leave_one_out hutch_plus_plus trace diagonal_estimators
-    diagonal application pairs green quadratic_form likelihood correlation spectral_density
-    density counting __init__ testing plotting files cli __main__
+    moments bounds exact preparation gram_zeros structure union inertias pencils control
+    sampling scalar_functions truncation estimation rules sampled planning krylov_basis
+    deflation adaptive guarantee matrix_function _histories _autograd _batch functions
+    nonsymmetric determinants pseudo sketch tolerance effort leave_one_out hutch_plus_plus
+    traces diagonal_estimators diagonals application pairs green quadratic_forms likelihood
+    correlation spectral_density densities counting __init__ testing plotting files cli __main__
 """
 
 SEND = """

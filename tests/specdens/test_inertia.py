@@ -21,7 +21,7 @@ from specdens import (
     inertia,
 )
 from specdens._arrays import to_host
-from specdens.inertia import sparse_inertia
+from specdens.inertias import sparse_inertia
 from specdens.testing import (
     complete_bipartite,
     hypercube,

@@ -8,9 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from specdens._arrays import is_array, is_complex
-from specdens._autograd import refusing_gradient, with_gradient, with_gradients
+from specdens._arrays import is_array, is_complex, namespace
 from specdens._batch import Answers, over_stack, prepared, stack_of
+from specdens._histories import is_followed, is_on
 from specdens._probes import Probes, key_of
 from specdens.adapters import (
     DenseOperator,
@@ -290,10 +290,13 @@ def _answer(
         return _of_pencil(A, B, goal, probes, method, shift, hermitian, bounds, rng)
     problem = prepare(A, shift=shift, hermitian=hermitian, bounds=bounds)
     sign, estimate = _estimated(problem, goal, probes, method, rng)
-    value = with_gradient(
-        problem.result(estimate.value), problem, LOG_ABS, estimate,
-        shift=shift, goal=goal, probes=probes,
-    )  # fmt: skip
+    value = problem.result(estimate.value)
+    if is_followed(problem.op, shift):
+        from specdens._autograd import with_gradient
+
+        value = with_gradient(
+            value, problem, LOG_ABS, estimate, shift=shift, goal=goal, probes=probes
+        )
     return (_sign_as_result(problem, sign), value), estimate
 
 
@@ -320,7 +323,11 @@ def _of_pencil(
         value=float(estimate) - factor.logabsdet,
         bias_bound=estimate.bias_bound + factor.rounding,
     )
-    value = refusing_gradient(problem.result(estimate.value), pencil, shift)
+    value = problem.result(estimate.value)
+    if is_on(problem.op.xp):
+        from specdens._autograd import refusing_gradient
+
+        value = refusing_gradient(value, pencil, shift)
     return (_sign_as_result(problem, sign), value), estimate
 
 
@@ -337,7 +344,10 @@ def _together(some: Any, shift: Any, hermitian: bool | None) -> Answers | None:
     found = [_judged(f, 0) for f in slogdets(stack.matrices, hermitian=stack.hermitian)]
     signs, estimates = [sign for sign, _ in found], [estimate for _, estimate in found]
     values = stack.results([estimate.value for estimate in estimates])
-    values = with_gradients(values, some, LOG_ABS, shift=shift)
+    if is_on(namespace(values)):
+        from specdens._autograd import with_gradients
+
+        values = with_gradients(values, some, LOG_ABS, shift=shift)
     return (stack.results(signs, complex_=is_complex(stack.matrices)), values), estimates
 
 
