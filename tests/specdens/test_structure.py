@@ -35,6 +35,13 @@ from specdens.gram_zeros import without_zeros
 from specdens.testing import with_spectrum
 
 RNG = np.random.default_rng(0)
+
+
+@pytest.fixture(autouse=True)
+def the_same_numbers_in_any_order(monkeypatch):
+    monkeypatch.setitem(globals(), "RNG", np.random.default_rng(0))
+
+
 SEEDS = st.integers(0, 10_000)
 ORDERS = st.integers(1, 5)
 dtypes = pytest.mark.parametrize("dtype", ["float64", "complex128"])
@@ -95,8 +102,8 @@ def relation(op, dense):
     rng = np.random.default_rng(1)
     home = {"dtype": op.dtype, "device": op.device}
     x, y = rng.standard_normal((dense.shape[1], 3)), rng.standard_normal((dense.shape[0], 3))
-    assert np.allclose(to_host(op.matmat(op.xp.asarray(x, **home))), dense @ x)
-    assert np.allclose(to_host(op.rmatmat(op.xp.asarray(y, **home))), dense.conj().T @ y)
+    assert np.allclose(to_host(op.matmat(op.xp.asarray(x, **home))), dense @ x, atol=1e-5)
+    assert np.allclose(to_host(op.rmatmat(op.xp.asarray(y, **home))), dense.conj().T @ y, atol=1e-5)
     if op.hermitian:
         spectrum = np.linalg.eigvalsh(dense)
         assert op.lower <= spectrum[0] + 1e-9
