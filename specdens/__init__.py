@@ -18,11 +18,20 @@ from specdens.green import greens_function
 from specdens.inertia import Inertia, inertia
 from specdens.likelihood import inv_quad_logdet
 from specdens.logdet import logdet, logpdet, slogdet
+from specdens.norms import (
+    condition_number,
+    effective_rank,
+    nuclear_norm,
+    numerical_rank,
+    schatten_norm,
+)
 from specdens.operators import Gram, Scaled, Shifted, Sum
 from specdens.quadratic_form import quadratic_form
 from specdens.results import AccuracyWarning, Estimate, SpectralBounds
 from specdens.spectral_density import SpectralDensity
+from specdens.spectrum import Spectrum, spectrum
 from specdens.structure import BlockDiagonal, DiagonalPlusLowRank, Kronecker, Permuted
+from specdens.summaries import entropy, estrada_index, heat_trace, renyi_entropy
 from specdens.trace import trace
 
 __all__ = [
@@ -48,6 +57,17 @@ __all__ = [
     "eigencount",
     "inertia",
     "spectral_bounds",
+    "spectrum",
+    # Summaries of a spectrum
+    "entropy",
+    "renyi_entropy",
+    "effective_rank",
+    "numerical_rank",
+    "schatten_norm",
+    "nuclear_norm",
+    "condition_number",
+    "estrada_index",
+    "heat_trace",
     # Operators that are never formed
     "aslinearoperator",
     "Gram",
@@ -66,6 +86,7 @@ __all__ = [
     "Inertia",
     "SpectralBounds",
     "SpectralDensity",
+    "Spectrum",
     "DoubleMoments",
     "AccuracyWarning",
 ]  # fmt: skip

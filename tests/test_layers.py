@@ -13,8 +13,9 @@ SPECDENS = """
     scalar_functions truncation estimation rules sampled planning krylov_basis deflation
     adaptive guarantee matrix_function functions logdet sketch tolerance effort leave_one_out
     hutch_plus_plus trace diagonal_estimators diagonal application pairs green quadratic_form
-    likelihood correlation spectral_density density counting __init__ testing plotting files cli
-    __main__
+    likelihood correlation spectral_density density counting files functionals spectral_run
+    run_files extremes distribution recording spectrum summaries norms __init__ testing plotting
+    cli __main__
 """
 
 SEND = """
