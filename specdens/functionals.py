@@ -14,10 +14,13 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
+from specdens.estimation import OVERFLOW
 from specdens.results import Estimate
 from specdens.scalar_functions import ScalarFunction
 
 __all__ = ["entropy", "exponential_of", "power", "renyi_entropy", "root_of_sum", "transformed"]
+
+LARGEST = math.log(np.finfo(float).max)
 
 Trace: TypeAlias = Callable[[ScalarFunction], Estimate]
 """The trace of a function of one and the same matrix, from one and the same probes."""
@@ -93,18 +96,22 @@ def entropy(trace: Trace, *, nonnegative: bool, bracketed: bool = True) -> Estim
     return replace(trace(linear), value=value)
 
 
-def renyi_entropy(trace: Trace, order: float, *, nonnegative: bool) -> Estimate:
-    """Return ``log(sum_i p_i^order) / (1 - order)`` with ``p_i = |x_i| / sum_j |x_j|``."""
+def renyi_entropy(trace: Trace, order: float, scale: float, *, nonnegative: bool) -> Estimate:
+    """Return ``log(sum_i p_i^order) / (1 - order)`` with ``p_i = |x_i| / sum_j |x_j|``.
+
+    Of ``x / scale``, with a scale near the largest, so that no power vanishes.
+    """
     if order == 1:
         return entropy(trace, nonnegative=nonnegative)
     total = _total(trace, nonnegative=nonnegative)
-    f = power(order, total, nonnegative=nonnegative)
+    f = power(order, scale, nonnegative=nonnegative)
     share = power(1.0, total, nonnegative=nonnegative)
     found = float(trace(f))
     linear = replace(
         f, apply=lambda xp, x: (f.apply(xp, x) / found - order * share.apply(xp, x)) / (1 - order)
     )
-    return replace(trace(linear), value=math.log(found) / (1 - order))
+    value = (math.log(found) + order * math.log(scale / total)) / (1 - order)
+    return replace(trace(linear), value=value)
 
 
 def _total(trace: Trace, *, nonnegative: bool) -> float:
@@ -124,6 +131,9 @@ def root_of_sum(trace: Trace, p: float, scale: float, *, nonnegative: bool) -> E
     if scale == 0:
         return Estimate(value=0.0)
     found = trace(power(p, scale, nonnegative=nonnegative))
-    total = max(float(found), 0.0)
-    root = total ** (1 / p)
-    return transformed(found, scale * root, scale * root / (p * total) if total else 0.0)
+    total = float(found)
+    if not math.log(total) / p + math.log(scale) < LARGEST:
+        flags = (*found.flags, OVERFLOW)
+        return replace(found, value=math.inf, flags=flags, converged=False)
+    norm = scale * math.exp(math.log(total) / p)
+    return transformed(found, norm, norm / (p * total))

@@ -194,7 +194,8 @@ class Spectrum:
             Positive; 1 is the von Neumann entropy.
         """
         order = _positive(order, "order")
-        return functionals.renyi_entropy(self._filled_trace("an entropy"), order, nonnegative=True)
+        trace = self._filled_trace("an entropy")
+        return functionals.renyi_entropy(trace, order, self._largest, nonnegative=True)
 
     def effective_rank(self) -> Estimate:
         """Return exp of the entropy of the shares of singular values (Roy and Vetterli, 2007)."""
@@ -213,9 +214,9 @@ class Spectrum:
         p : float
             Positive and finite; below 1 it is a quasi-norm.
         """
-        scale = max(map(abs, self.run.ends)) if self.run.n else 0.0
+        p = _positive(p, "p")
         return functionals.root_of_sum(
-            self.run.trace, _positive(p, "p"), scale, nonnegative=self.run.nonnegative
+            self.run.trace, p, self._largest, nonnegative=self.run.nonnegative
         )
 
     def nuclear_norm(self) -> Estimate:
@@ -235,7 +236,7 @@ class Spectrum:
         if self.run.n == 0:
             return Estimate(value=0.0)
         if tol is None:
-            tol = self.run.n * self.run.unit * max(map(abs, self.run.ends))
+            tol = self.n * self.run.unit * self._largest
         elif (tol := finite_real(tol, "tol")) < 0:
             msg = f"tol is {tol}; expected a finite number, at least 0."
             raise ValueError(msg)
@@ -374,6 +375,11 @@ class Spectrum:
         found = f"{len(self.run.factors)} probes of {self.run.moments} moments"
         found = found if self.run.eigenvalues is None else "all known"
         return f"<Spectrum of {self.run.n} {kind}: {found}, {self.run.matvecs} products>"
+
+    @property
+    def _largest(self) -> float:
+        """The largest modulus that was seen; 0 for an empty matrix."""
+        return max(map(abs, self.run.ends)) if self.n else 0.0
 
     def _filled_trace(self, what: str) -> Callable[[ScalarFunction], Estimate]:
         self.run.require_values(what)

@@ -180,6 +180,23 @@ class TestErrorsOfNonlinearAnswers:
         assert found.bias_bound > e.max() / e.min() - found.value
 
 
+class TestBounds:
+    def test_an_end_that_is_proved_and_near_is_taken(self):
+        found = run(laplacian(9, 9)).bounds()
+        assert tuple(found) == (0, 8)
+        assert found.rigorous
+
+    def test_an_end_that_is_contradicted_is_not(self):
+        e = laplacian_eigenvalues(9, 9)
+        wrong = run(laplacian(9, 9), bounds=(1.0, 2.0))
+        found = wrong.bounds()
+        assert found.low <= e.min() <= e.max() <= found.high
+        assert not found.low_rigorous
+        assert not found.high_rigorous
+        assert wrong.condition_number().bias_bound > 0
+        assert wrong.trace_function("exp").flags
+
+
 class TestShifts:
     def test_many_equal_one_by_one_and_grow(self):
         found = run(laplacian(12, 12))

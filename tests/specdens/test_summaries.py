@@ -171,6 +171,15 @@ def test_of_zeros():
         specdens.effective_rank(a)
 
 
+def test_extreme_powers():
+    a = np.diag([1.0, 2.0, 4.0])
+    assert float(specdens.schatten_norm(a, 1e4)) == pytest.approx(4)
+    order = 1e4  # close to min-entropy
+    assert float(specdens.renyi_entropy(a, order)) == pytest.approx(math.log(7 / 4), rel=1e-3)
+    with pytest.warns(specdens.AccuracyWarning, match="beyond the range"):
+        assert specdens.schatten_norm(a, 1e-4) == math.inf
+
+
 def test_the_same_key_gives_the_same_number():
     a = laplacian(20, 20)
     value, info = specdens.entropy(a, method="lanczos", return_info=True)
