@@ -24,7 +24,7 @@ from specdens.preparation import checked_count, prepare, require_hermitian, requ
 from specdens.recording import EXACT_OR_LANCZOS, extended, record
 from specdens.results import Estimate, SpectralBounds
 from specdens.run_files import read_run, write_run
-from specdens.scalar_functions import ScalarFunction, scalar_function
+from specdens.scalar_functions import scalar_function
 from specdens.spectral_density import SpectralDensity
 from specdens.spectral_run import SpectralRun
 
@@ -80,8 +80,7 @@ def spectrum(
 
     Notes
     -----
-    Costs ``ceil(moments / 2)`` products with each probe. Chebyshev moments would tell less: their
-    interval has to be known before, and a Gauss rule follows from the recurrence alone.
+    Costs ``ceil(moments / 2)`` products with each probe.
 
     References
     ----------
@@ -183,7 +182,8 @@ class Spectrum:
 
     def entropy(self) -> Estimate:
         """Return the von Neumann entropy of ``A / tr A``, in nats; A positive semidefinite."""
-        return functionals.entropy(self._filled_trace("an entropy"), nonnegative=True)
+        self.run.require_values("an entropy")
+        return functionals.entropy(self.run.trace, nonnegative=True)
 
     def renyi_entropy(self, order: float) -> Estimate:
         """Return the Rényi entropy of ``A / tr A``, in nats; A positive semidefinite.
@@ -194,14 +194,15 @@ class Spectrum:
             Positive; 1 is the von Neumann entropy.
         """
         order = _positive(order, "order")
-        trace = self._filled_trace("an entropy")
-        return functionals.renyi_entropy(trace, order, self._largest, nonnegative=True)
+        self.run.require_values("an entropy")
+        return functionals.renyi_entropy(self.run.trace, order, self._largest, nonnegative=True)
 
     def effective_rank(self) -> Estimate:
         """Return exp of the entropy of the shares of singular values (Roy and Vetterli, 2007)."""
-        trace = self._filled_trace("an effective rank")
+        run = self.run
+        run.require_values("an effective rank")
         found = functionals.entropy(
-            trace, nonnegative=self.run.nonnegative, bracketed=not self.run.singular
+            run.trace, nonnegative=run.nonnegative, bracketed=not run.singular
         )
         value = math.exp(float(found))
         return functionals.transformed(found, value, value)
@@ -214,10 +215,8 @@ class Spectrum:
         p : float
             Positive and finite; below 1 it is a quasi-norm.
         """
-        p = _positive(p, "p")
-        return functionals.root_of_sum(
-            self.run.trace, p, self._largest, nonnegative=self.run.nonnegative
-        )
+        p, run = _positive(p, "p"), self.run
+        return functionals.root_of_sum(run.trace, p, self._largest, nonnegative=run.nonnegative)
 
     def nuclear_norm(self) -> Estimate:
         """Return the sum of the moduli of all eigenvalues."""
@@ -380,10 +379,6 @@ class Spectrum:
     def _largest(self) -> float:
         """The largest modulus that was seen; 0 for an empty matrix."""
         return max(map(abs, self.run.ends)) if self.n else 0.0
-
-    def _filled_trace(self, what: str) -> Callable[[ScalarFunction], Estimate]:
-        self.run.require_values(what)
-        return self.run.trace
 
 
 def _each(x: Any, name: str, answer: Callable[[float], Estimate]) -> Any:

@@ -218,7 +218,7 @@ class TestShifts:
 
 class TestInvariances:
     @settings(max_examples=15, deadline=None)
-    @given(scale=st.floats(1e-100, 1e100))
+    @given(scale=st.floats(1e-15, 1e15))  # beyond, squares of entries are no control variates
     def test_scaling(self, scale):
         a = with_spectrum(POSITIVE, rng=0)
         one, other = run(a), run(scale * a)
