@@ -24,12 +24,21 @@ if TYPE_CHECKING:
     from specdens.green import greens_function
     from specdens.inertias import Inertia, inertia
     from specdens.likelihood import inv_quad_logdet
+    from specdens.norms import (
+        condition_number,
+        effective_rank,
+        nuclear_norm,
+        numerical_rank,
+        schatten_norm,
+    )
     from specdens.operators import Gram, Scaled, Shifted, Sum
     from specdens.pseudo import logpdet
     from specdens.quadratic_forms import quadratic_form
     from specdens.results import AccuracyWarning, Estimate, SpectralBounds
+    from specdens.spectra import Spectrum, spectrum
     from specdens.spectral_density import SpectralDensity
     from specdens.structure import BlockDiagonal, DiagonalPlusLowRank, Kronecker, Permuted
+    from specdens.summaries import entropy, estrada_index, heat_trace, renyi_entropy
     from specdens.traces import trace
 
 __all__ = [
@@ -55,6 +64,17 @@ __all__ = [
     "eigencount",
     "inertia",
     "spectral_bounds",
+    "spectrum",
+    # Summaries of a spectrum
+    "entropy",
+    "renyi_entropy",
+    "effective_rank",
+    "numerical_rank",
+    "schatten_norm",
+    "nuclear_norm",
+    "condition_number",
+    "estrada_index",
+    "heat_trace",
     # Operators that are never formed
     "aslinearoperator",
     "Gram",
@@ -73,6 +93,7 @@ __all__ = [
     "Inertia",
     "SpectralBounds",
     "SpectralDensity",
+    "Spectrum",
     "DoubleMoments",
     "AccuracyWarning",
 ]  # fmt: skip
@@ -99,6 +120,11 @@ _HOME = {
     "Inertia": "inertias",
     "inertia": "inertias",
     "inv_quad_logdet": "likelihood",
+    "condition_number": "norms",
+    "effective_rank": "norms",
+    "nuclear_norm": "norms",
+    "numerical_rank": "norms",
+    "schatten_norm": "norms",
     "Gram": "operators",
     "Scaled": "operators",
     "Shifted": "operators",
@@ -108,11 +134,17 @@ _HOME = {
     "AccuracyWarning": "results",
     "Estimate": "results",
     "SpectralBounds": "results",
+    "Spectrum": "spectra",
+    "spectrum": "spectra",
     "SpectralDensity": "spectral_density",
     "BlockDiagonal": "structure",
     "DiagonalPlusLowRank": "structure",
     "Kronecker": "structure",
     "Permuted": "structure",
+    "entropy": "summaries",
+    "estrada_index": "summaries",
+    "heat_trace": "summaries",
+    "renyi_entropy": "summaries",
     "trace": "traces",
 }
 """Where a name lives: its module loads when it is first used."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -13,7 +14,7 @@ from specdens.chebyshev import cumulative_weights, damping, to_unit, width
 from specdens.estimation import ESCAPED, advice, summed
 from specdens.exact import LARGEST_ON_CPU, UNIT, lu_fits
 from specdens.inertias import combined, sparse_inertia, sparse_on_host
-from specdens.lanczos import Tridiagonal
+from specdens.lanczos import Bidiagonal, Tridiagonal
 from specdens.moments import EscapeError
 from specdens.operators import Counting
 from specdens.pencils import Whitened, whitened
@@ -32,7 +33,7 @@ from specdens.sampling import bounds_for, moments_by_chebyshev, probes_for, trid
 from specdens.truncation import Truncated
 from specdens.union import Union, eigenvalues, eigenvalues_are_cheap, union
 
-__all__ = ["eigencount", "spectral_bounds"]
+__all__ = ["count_by_rules", "eigencount", "spectral_bounds"]
 
 EDGE = 1e-10
 """Share of the norm of a sparse matrix within which an eigenvalue counts as lying on an end."""
@@ -219,7 +220,7 @@ def _count(
             -np.inf if problem.known.low_rigorous and low <= problem.known.low else low,
             np.inf if problem.known.high_rigorous and high >= problem.known.high else high,
         )
-        truncated = _by_rules(factors, *ends, eps(op.xp.empty(0, dtype=op.dtype)))
+        truncated = count_by_rules(factors, *ends, eps(op.xp.empty(0, dtype=op.dtype)))
     return summed(
         truncated,
         vectors,
@@ -293,7 +294,9 @@ def _exact_count(problem: Problem, low: float, high: float) -> Estimate:
     )
 
 
-def _by_rules(factors: list[Tridiagonal], low: float, high: float, unit: float) -> Truncated:
+def count_by_rules(
+    factors: Sequence[Tridiagonal | Bidiagonal], low: float, high: float, unit: float
+) -> Truncated:
     """Count by each probe's distribution function, interpolated between its Gauss nodes."""
     values, biases = [], []
     for factor in factors:

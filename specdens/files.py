@@ -15,7 +15,7 @@ from typing import IO, Any
 
 import numpy as np
 
-__all__ = ["MatrixFileError", "read_matrix"]
+__all__ = ["MatrixFileError", "read_matrix", "require_sound_archive"]
 
 LARGEST_UNPACKED = 4 * 2**30
 """Bytes to which a compressed file may expand."""
@@ -151,9 +151,8 @@ def _checked_header(file: IO[bytes], size: int) -> None:
     )
 
 
-def _read_npz(path: Path) -> Any:
-    from scipy.sparse import load_npz
-
+def require_sound_archive(path: Path) -> int:
+    """Return the bytes that a .npz archive unpacks to; refuse one whose headers claim more."""
     with zipfile.ZipFile(path) as archive:
         members = archive.infolist()
         total = sum(member.file_size for member in members)
@@ -161,6 +160,13 @@ def _read_npz(path: Path) -> Any:
         for member in members:
             with archive.open(member) as file:
                 _checked_header(file, member.file_size)
+    return total
+
+
+def _read_npz(path: Path) -> Any:
+    from scipy.sparse import load_npz
+
+    total = require_sound_archive(path)
     with np.load(path, allow_pickle=False) as arrays:
         _require("format" in arrays, "holds no sparse matrix of scipy.sparse.save_npz")
         _require("shape" in arrays, "holds no shape")

@@ -33,7 +33,7 @@ from specdens.sampling import probes_for
 from specdens.scalar_functions import LOG, ScalarFunction, require_domain, scalar_function
 from specdens.union import eigenvalues, eigenvalues_are_cheap
 
-__all__ = ["estimated_trace", "trace_function"]
+__all__ = ["estimated_trace", "trace_function", "trace_of_eigenvalues"]
 
 
 def trace_function(
@@ -250,7 +250,7 @@ def _exact(problem: Problem, f: ScalarFunction) -> Estimate:
     explicit = isinstance(op, ExplicitOperator)
     if not explicit and eigenvalues_are_cheap(op):
         spectrum, matvecs = eigenvalues(op)
-        estimate = _of_spectrum(op.xp, spectrum + problem.real_shift, f)
+        estimate = trace_of_eigenvalues(op.xp, spectrum + problem.real_shift, f)
     else:
         matvecs = 0 if explicit else problem.n
         estimate = _of_dense(f, dense_of(op, problem.real_shift))
@@ -268,13 +268,13 @@ def _of_factored(f: ScalarFunction, found: Factored | None, xp: Any, spectrum: A
     """Return log det by Cholesky, for log of a definite matrix, else tr f by all eigenvalues."""
     if found is not None and found.definite:
         return _rounded(found.logabsdet, found.rounding)
-    estimate = _of_spectrum(xp, spectrum, f)
+    estimate = trace_of_eigenvalues(xp, spectrum, f)
     if found is None or (estimate.value == -math.inf and not found.doubtful):
         return estimate
     return _rounded(-math.inf, 0.0, SINGULAR)
 
 
-def _of_spectrum(xp: Any, spectrum: Array, f: ScalarFunction) -> Estimate:
+def trace_of_eigenvalues(xp: Any, spectrum: Array, f: ScalarFunction) -> Estimate:
     """Return the sum of f over all eigenvalues, in ascending order; log of noise is that of 0."""
     low, high = float(spectrum[0]), float(spectrum[-1])
     noise = (10 + math.sqrt(spectrum.shape[0])) * UNIT * max(abs(low), abs(high))

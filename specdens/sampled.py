@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, TypeAlias
 
@@ -20,7 +21,7 @@ from specdens.estimation import (
     finite_pair,
     summed,
 )
-from specdens.lanczos import Tridiagonal
+from specdens.lanczos import Bidiagonal, Tridiagonal
 from specdens.linear_operator import LinearOperator
 from specdens.moments import EscapeError
 from specdens.operators import Counting
@@ -37,9 +38,17 @@ from specdens.sampling import (
 from specdens.scalar_functions import INV, LOG, LOG_ABS, ScalarFunction, require_domain
 from specdens.truncation import Truncated, integrate_factors, integrate_moments
 
-__all__ = ["Integrated", "integrated", "noise_of", "sampled_trace"]
+__all__ = [
+    "Integrated",
+    "integrated",
+    "integrated_factors",
+    "noise_at",
+    "noise_of",
+    "sampled_trace",
+]
 
 Host: TypeAlias = np.ndarray[Any, Any]
+Factor: TypeAlias = Tridiagonal | Bidiagonal
 
 _log = logging.getLogger(__name__)
 
@@ -106,17 +115,37 @@ def integrated(
     ratios : ndarray, shape (R,), optional
         ``<y, y>`` of each probe over the mass, where it is not 1.
     """
-    unit = eps(op.xp.empty(0, dtype=op.dtype))
+    n, unit = op.shape[0], eps(op.xp.empty(0, dtype=op.dtype))
+    mass = float(n) if mass is None else mass
+    return integrated_factors(
+        factors, f, known, n=n, unit=unit, traces=traces, mass=mass, ratios=ratios
+    )
+
+
+def integrated_factors(
+    factors: Sequence[Factor],
+    f: ScalarFunction,
+    known: SpectralBounds,
+    *,
+    n: int,
+    unit: float,
+    traces: tuple[float, ...],
+    mass: float,
+    ratios: Host | None = None,
+) -> Integrated:
+    """Do what `integrated` does with the order n and the unit roundoff of A alone."""
     ends = [gauss(factor).nodes[[0, -1]] for factor in factors]
     low, high = float(min(e[0] for e in ends)), float(max(e[1] for e in ends))
-    noise = noise_of(op, low, high)
+    noise = noise_at(n, unit, low, high)
     flags: tuple[str, ...] = ()
     if low < known.low - noise or high > known.high + noise:
         known, flags = UNBOUNDED, (ESCAPED,)
     if f is LOG_ABS and (low >= -noise or known.low > 0):
         f = LOG
     elif f is LOG_ABS and (high <= noise or known.high < 0):
-        factors, known, f = [t.negated() for t in factors], known.negated(), LOG
+        # Singular values, which have no negatives, do not come here: they are not below 0.
+        factors = [t.negated() for t in factors if isinstance(t, Tridiagonal)]
+        known, f = known.negated(), LOG
         traces = tuple(-t if k % 2 == 0 else t for k, t in enumerate(traces))
         low, high = -high, -low
     require_domain(f, low, noise)
@@ -134,9 +163,8 @@ def integrated(
             values = np.full(len(factors), -math.inf)
             return Integrated(Truncated(values, 0.0, True, 0.0), known, flags)
     found = integrate_factors(
-        list(factors), f, known, unit=unit, traces=traces,
-        mass=float(op.shape[0]) if mass is None else mass, ratios=ratios,
-    )  # fmt: skip
+        list(factors), f, known, unit=unit, traces=traces, mass=mass, ratios=ratios
+    )
     if found.contradicted:
         flags = (*flags, CONTRADICTED)
     seen = SpectralBounds(max(low, known.low), min(high, known.high), False, False, "Ritz values")
@@ -145,8 +173,12 @@ def integrated(
 
 def noise_of(op: LinearOperator, low: float, high: float) -> float:
     """Return how far rounding may put a Ritz value outside the spectrum."""
-    unit = eps(op.xp.empty(0, dtype=op.dtype))
-    return (10 + math.sqrt(op.shape[0])) * unit * max(abs(low), abs(high))
+    return noise_at(op.shape[0], eps(op.xp.empty(0, dtype=op.dtype)), low, high)
+
+
+def noise_at(n: int, unit: float, low: float, high: float) -> float:
+    """Do what `noise_of` does with the order n and the unit roundoff of A alone."""
+    return (10 + math.sqrt(n)) * unit * max(abs(low), abs(high))
 
 
 def chebyshev_trace(

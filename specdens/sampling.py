@@ -17,7 +17,7 @@ from specdens.control import controlled_table, known_chebyshev
 from specdens.lanczos import Bidiagonal, Tridiagonal, bidiagonalize, tridiagonalize
 from specdens.linear_operator import LinearOperator
 from specdens.moments import chebyshev_moments
-from specdens.quadrature import gauss
+from specdens.quadrature import Rule, gauss
 from specdens.results import PLUG_IN_BELOW, SpectralBounds
 
 __all__ = [
@@ -29,6 +29,7 @@ __all__ = [
     "known_traces",
     "moments_by_chebyshev",
     "moments_by_lanczos",
+    "moments_of_rules",
     "probes_for",
     "standard_error",
     "tridiagonals",
@@ -148,6 +149,13 @@ def moments_by_lanczos(
     Chen, J. Chem. Phys. 159, 114101 (2023).
     """
     rules = [gauss(factor) for factor in tridiagonals(op, probes, count)]
+    return moments_of_rules(rules, count, margin=margin, stated=stated)
+
+
+def moments_of_rules(
+    rules: list[Rule], count: int, *, margin: float, stated: SpectralBounds | None
+) -> Moments:
+    """Return N moments of each rule, on an interval chosen as `moments_by_lanczos` says."""
     low = min(float(rule.nodes[0]) for rule in rules)
     high = max(float(rule.nodes[-1]) for rule in rules)
     rounding = 1e-6 * (high - low)

@@ -14,7 +14,9 @@ SPECDENS = """
     deflation adaptive guarantee matrix_function _histories _autograd _batch functions
     nonsymmetric determinants pseudo sketch tolerance effort leave_one_out hutch_plus_plus
     traces diagonal_estimators diagonals application pairs green quadratic_forms likelihood
-    correlation spectral_density densities counting __init__ testing plotting files cli __main__
+    correlation spectral_density densities counting files functionals spectral_run run_files
+    extremes distribution recording spectra summaries norms __init__ testing plotting cli
+    __main__
 """
 
 SEND = """

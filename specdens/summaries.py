@@ -1,0 +1,249 @@
+"""Entropies and partition functions of a Hermitian matrix, each by one call."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from specdens.estimation import advice
+from specdens.preparation import Problem, checked_count, prepare, require_hermitian, require_method
+from specdens.recording import EXACT_OR_LANCZOS, record
+from specdens.results import Estimate, warn_of_doubt
+from specdens.spectra import MOMENTS, Spectrum
+
+__all__ = ["entropy", "estrada_index", "heat_trace", "renyi_entropy"]
+
+
+def entropy(
+    A: Any,
+    *,
+    moments: int = MOMENTS,
+    probes: Any = None,
+    method: str = "auto",
+    hermitian: bool | None = None,
+    rng: Any = None,
+    return_info: bool = False,
+) -> Any:
+    r"""Return the von Neumann entropy :math:`-\operatorname{tr} \rho \log \rho`, in nats.
+
+    Parameters
+    ----------
+    A : array, sparse matrix or operator, shape (n, n)
+        Hermitian and positive semidefinite, not 0. Its trace is divided out: ``rho = A / tr A``.
+    moments, probes, method, hermitian, rng
+        As for `spectrum`.
+    return_info : bool
+        Whether to return ``(value, Estimate)``.
+
+    Returns
+    -------
+    scalar, or (scalar, Estimate)
+        0-d, of A's library and device; between 0 and log n.
+
+    Raises
+    ------
+    ValueError
+        If A has a negative eigenvalue, or trace 0, or is not as described.
+
+    Warns
+    -----
+    AccuracyWarning
+        If the truncation error may exceed the standard error.
+
+    Notes
+    -----
+    Costs ``ceil(moments / 2)`` products with each probe. The errors are those of the linearisation
+    in ``tr A log A`` and ``tr A``.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import specdens
+    >>> print(f"{specdens.entropy(np.eye(8)):.6f} {np.log(8):.6f}")
+    2.079442 2.079442
+    """
+    problem, found = _run(A, "an entropy", moments, probes, method, hermitian, rng)
+    return _result(problem, found.entropy(), moments, return_info)
+
+
+def renyi_entropy(
+    A: Any,
+    order: float,
+    *,
+    moments: int = MOMENTS,
+    probes: Any = None,
+    method: str = "auto",
+    hermitian: bool | None = None,
+    rng: Any = None,
+    return_info: bool = False,
+) -> Any:
+    r"""Return the Rényi entropy :math:`\log(\operatorname{tr} \rho^\alpha) / (1 - \alpha)`.
+
+    Parameters
+    ----------
+    A : array, sparse matrix or operator, shape (n, n)
+        Hermitian and positive semidefinite, not 0: ``rho = A / tr A``.
+    order : float
+        Positive. 1 is the von Neumann entropy; exp of that of order 2 is the participation number
+        ``(tr A)^2 / tr A^2``, which explicit matrices tell without a probe.
+    moments, probes, method, hermitian, rng
+        As for `spectrum`.
+    return_info : bool
+        Whether to return ``(value, Estimate)``.
+
+    Returns
+    -------
+    scalar, or (scalar, Estimate)
+        0-d, of A's library and device, in nats; falls as the order grows.
+
+    Raises
+    ------
+    ValueError
+        If A has a negative eigenvalue, or trace 0, or `order` is not positive.
+
+    Warns
+    -----
+    AccuracyWarning
+        If the truncation error may exceed the standard error.
+
+    References
+    ----------
+    Rényi, Proc. 4th Berkeley Symposium 1, 547 (1961).
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import specdens
+    >>> print(f"{np.exp(specdens.renyi_entropy(np.diag([1.0, 1.0, 2.0]), 2)):.4f}")
+    2.6667
+    """
+    problem, found = _run(A, "an entropy", moments, probes, method, hermitian, rng)
+    return _result(problem, found.renyi_entropy(order), moments, return_info)
+
+
+def estrada_index(
+    A: Any,
+    *,
+    moments: int = MOMENTS,
+    probes: Any = None,
+    method: str = "auto",
+    hermitian: bool | None = None,
+    rng: Any = None,
+    return_info: bool = False,
+) -> Any:
+    r"""Return the Estrada index :math:`\operatorname{tr} e^A`, of a graph's adjacency matrix, say.
+
+    Parameters
+    ----------
+    A : array, sparse matrix or operator, shape (n, n)
+        Hermitian.
+    moments, probes, method, hermitian, rng
+        As for `spectrum`.
+    return_info : bool
+        Whether to return ``(value, Estimate)``.
+
+    Returns
+    -------
+    scalar, or (scalar, Estimate)
+        0-d, of A's library and device.
+
+    Raises
+    ------
+    ValueError
+        If A is not Hermitian, or not as described.
+
+    Warns
+    -----
+    AccuracyWarning
+        If the truncation error may exceed the standard error, or the sum overflows.
+
+    References
+    ----------
+    Estrada and Rodríguez-Velázquez, Phys. Rev. E 71, 056103 (2005).
+
+    Examples
+    --------
+    >>> import specdens
+    >>> from specdens.testing import hypercube
+    >>> print(f"{specdens.estrada_index(hypercube(3)):.4f}")  # (2 cosh 1)^3
+    29.3938
+    """
+    problem, found = _run(A, "an Estrada index", moments, probes, method, hermitian, rng)
+    return _result(problem, found.estrada_index(), moments, return_info)
+
+
+def heat_trace(
+    A: Any,
+    t: Any,
+    *,
+    moments: int = MOMENTS,
+    probes: Any = None,
+    method: str = "auto",
+    hermitian: bool | None = None,
+    rng: Any = None,
+    return_info: bool = False,
+) -> Any:
+    r"""Return :math:`\operatorname{tr} e^{-tA}`: heat on a graph, or a partition function.
+
+    Parameters
+    ----------
+    A : array, sparse matrix or operator, shape (n, n)
+        Hermitian.
+    t : float or array_like, shape (k,)
+        Times, or inverse temperatures. All of them from the same probes.
+    moments, probes, method, hermitian, rng
+        As for `spectrum`.
+    return_info : bool
+        Whether to return ``(values, Estimate)``; a list of estimates for many t.
+
+    Returns
+    -------
+    array, shape () or (k,), or (array, Estimate or list of Estimate)
+        Of A's library and device.
+
+    Raises
+    ------
+    ValueError
+        If A is not Hermitian, or t is not real or has more than one dimension.
+
+    Warns
+    -----
+    AccuracyWarning
+        If the truncation error may exceed the standard error: once, for the most doubtful t.
+
+    Examples
+    --------
+    >>> import specdens
+    >>> from specdens.testing import laplacian
+    >>> values = specdens.heat_trace(laplacian(20, boundary="neumann"), [0.0, 1.0, 1e4])
+    >>> print(" ".join(f"{value:.4f}" for value in values))
+    20.0000 6.6610 1.0000
+    """
+    problem, found = _run(A, "a heat trace", moments, probes, method, hermitian, rng)
+    infos = found.heat_trace(t)
+    if isinstance(infos, Estimate):
+        return _result(problem, infos, moments, return_info)
+    if infos:
+        worst = max(infos, key=lambda e: (not e.converged, e.bias_bound))
+        warn_of_doubt(worst, advice(moments), stacklevel=2)
+    op = problem.op
+    numbers = [float(info) for info in infos]
+    values = op.xp.asarray(numbers, dtype=op.result_dtype, device=op.device)
+    return (values, infos) if return_info else values
+
+
+def _run(
+    A: Any, what: str, moments: int, probes: Any, method: str, hermitian: bool | None, rng: Any
+) -> tuple[Problem, Spectrum]:
+    """Return what A is, and the run that answers."""
+    require_method(method, EXACT_OR_LANCZOS)
+    moments = checked_count(moments, "moments")
+    problem = prepare(A, hermitian=hermitian)
+    require_hermitian(problem, what)
+    return problem, Spectrum(record(problem, moments, probes, method, rng))
+
+
+def _result(problem: Problem, found: Estimate, moments: int, return_info: bool) -> Any:
+    """Return a value as one of A's library, and warn of doubt."""
+    warn_of_doubt(found, advice(moments), stacklevel=3)
+    value = problem.result(found.value)
+    return (value, found) if return_info else value
