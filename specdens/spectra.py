@@ -14,10 +14,12 @@ from typing import Any
 
 import numpy as np
 
-from specdens import functionals
 from specdens._arrays import is_array, to_host
 from specdens.distribution import count_of, density_of
 from specdens.extremes import bounds_of, condition_of, rank_of
+from specdens.functionals import entropy as entropy_of
+from specdens.functionals import exponential_of, root_of_sum, transformed
+from specdens.functionals import renyi_entropy as renyi_entropy_of
 from specdens.operators import finite_real
 from specdens.pencils import whitened
 from specdens.preparation import checked_count, prepare, require_hermitian, require_method
@@ -174,7 +176,7 @@ class Spectrum:
         -------
         Estimate, or list of Estimate
         """
-        return _each(t, "t", lambda x: self.run.trace(functionals.exponential_of(-x)))
+        return _each(t, "t", lambda x: self.run.trace(exponential_of(-x)))
 
     def estrada_index(self) -> Estimate:
         """Return ``tr exp(A)``."""
@@ -183,7 +185,7 @@ class Spectrum:
     def entropy(self) -> Estimate:
         """Return the von Neumann entropy of ``A / tr A``, in nats; A positive semidefinite."""
         self.run.require_values("an entropy")
-        return functionals.entropy(self.run.trace, nonnegative=True)
+        return entropy_of(self.run.trace, nonnegative=True)
 
     def renyi_entropy(self, order: float) -> Estimate:
         """Return the Rényi entropy of ``A / tr A``, in nats; A positive semidefinite.
@@ -195,17 +197,15 @@ class Spectrum:
         """
         order = _positive(order, "order")
         self.run.require_values("an entropy")
-        return functionals.renyi_entropy(self.run.trace, order, self._largest, nonnegative=True)
+        return renyi_entropy_of(self.run.trace, order, self._largest, nonnegative=True)
 
     def effective_rank(self) -> Estimate:
         """Return exp of the entropy of the shares of singular values (Roy and Vetterli, 2007)."""
         run = self.run
         run.require_values("an effective rank")
-        found = functionals.entropy(
-            run.trace, nonnegative=run.nonnegative, bracketed=not run.singular
-        )
+        found = entropy_of(run.trace, nonnegative=run.nonnegative, bracketed=not run.singular)
         value = math.exp(float(found))
-        return functionals.transformed(found, value, value)
+        return transformed(found, value, value)
 
     def schatten_norm(self, p: float) -> Estimate:
         """Return ``(sum_i |lambda_i|^p)^(1/p)``, not divided by n.
@@ -216,7 +216,7 @@ class Spectrum:
             Positive and finite; below 1 it is a quasi-norm.
         """
         p, run = _positive(p, "p"), self.run
-        return functionals.root_of_sum(run.trace, p, self._largest, nonnegative=run.nonnegative)
+        return root_of_sum(run.trace, p, self._largest, nonnegative=run.nonnegative)
 
     def nuclear_norm(self) -> Estimate:
         """Return the sum of the moduli of all eigenvalues."""
@@ -282,7 +282,7 @@ class Spectrum:
 
         def fraction(edge: float) -> Estimate:
             found = self.count(-math.inf, edge)
-            return functionals.transformed(found, float(found) / self.n, 1 / self.n)
+            return transformed(found, float(found) / self.n, 1 / self.n)
 
         return _each(x, "x", fraction)
 
