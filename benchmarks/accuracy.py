@@ -18,11 +18,10 @@ from __future__ import annotations
 
 import argparse
 import hashlib
-import inspect
 import os
 import warnings
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import lru_cache, partial
 from itertools import product
 from pathlib import Path
@@ -110,27 +109,18 @@ FULL = Plan(
 )  # fmt: skip
 
 
-def within(function: Callable[..., Any], products: int, *, steps: int) -> dict[str, Any]:
-    """Return the options that keep a function of specdens within a budget of products."""
-    if "max_matvecs" in inspect.signature(function).parameters:
-        return {"max_matvecs": products}
-    steps = min(steps, products)
-    return {"moments": 2 * steps, "probes": products // steps}
-
-
 def ours(A: Any, f: str, products: int, seed: int, *, up_to: float = 0.0) -> Estimate:
     """Return tr f(A) by specdens, with a budget and nothing else said."""
     options: dict[str, Any] = {"method": "lanczos", "rng": seed, "return_info": True}
+    budget = {"max_matvecs": products}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", specdens.AccuracyWarning)
         if f == "log":
-            options |= within(specdens.logdet, products, steps=20)
-            return specdens.logdet(A, **options)[1]
+            return specdens.logdet(A, **budget, **options)[1]
         if f == "count":
-            options |= within(specdens.eigencount, products, steps=120)
+            options |= {"moments": 240, "probes": max(1, products // 120)}
             return specdens.eigencount(A, -np.inf, up_to, **options)[1]
-        options |= within(specdens.trace_function, products, steps=20)
-        return specdens.trace_function(A, f, **options)[1]
+        return specdens.trace_function(A, f, **budget, **options)[1]
 
 
 HERE = Path(__file__).parent
@@ -283,8 +273,14 @@ def main() -> None:
     parser.add_argument("--peers", type=Path, default=Path("out/peers"), help="their environment")
     parser.add_argument("--only", nargs="*", choices=PARTS, help="run no other parts")
     parser.add_argument("--workers", type=int, default=os.cpu_count())
+    parser.add_argument("--orders", nargs="*", type=int, help="of the rotated spectra")
+    parser.add_argument("--peer-seeds", type=int)
     options = parser.parse_args()
     plan, cache = (QUICK if options.quick else FULL), options.cache
+    if options.orders:
+        plan = replace(plan, orders=tuple(options.orders))
+    if options.peer_seeds:
+        plan = replace(plan, peer_seeds=options.peer_seeds)
     cache.mkdir(parents=True, exist_ok=True)
     os.environ |= ONE_THREAD
     done = Cells(cache / "cells.jsonl")
