@@ -23,7 +23,7 @@ from specdens.deflation import (
     remaining_weights,
     typical_value,
 )
-from specdens.estimation import summed
+from specdens.estimation import MISSED, summed
 from specdens.krylov_basis import KrylovBasis, RitzPairs
 from specdens.lanczos import Tridiagonal, assembled, lanczos_steps, tridiagonalize
 from specdens.linear_operator import LinearOperator
@@ -35,9 +35,9 @@ from specdens.results import UNBOUNDED, Estimate, SpectralBounds
 from specdens.sampled import integrated, noise_of, sampled_trace
 from specdens.sampling import column_ranges
 from specdens.scalar_functions import LOG, LOG_ABS, ScalarFunction
-from specdens.truncation import expected_bias
+from specdens.truncation import foreseen_bias
 
-__all__ = ["BIAS_SHARE", "adaptive_trace", "probes_wanted", "require_lanczos"]
+__all__ = ["adaptive_trace", "judged", "probes_wanted", "require_lanczos"]
 
 Host: TypeAlias = np.ndarray[Any, Any]
 
@@ -183,26 +183,57 @@ def _task(
 
 
 def _enough(run: Run, task: Sampled, factors: list[Tridiagonal], steps: int) -> bool:
-    """Whether more steps would reduce the error less than more probes."""
+    """Whether more steps would no longer make the interval narrower, or not by as much as probes.
+
+    With a tolerance the truncation may take a share of it; with a budget, steps that leave fewer
+    probes go on as long as the last fifth of them has made the interval narrower.
+    """
     if steps < 3 and all(factor.residual > 0 for factor in factors):
         return False
     few = LEAST_PROBES if run.goal.probes is None else run.goal.probes
-    left = run.left + len(factors) * steps
     if (few - len(factors)) * (steps + 1) >= run.left - len(factors):
         return True
+    left = run.left + len(factors) * steps
+    now = _outlook(run, task, factors, left // steps)
+    if run.goal.tolerant:
+        wanted = BIAS_SHARE * max(now.stderr, run.target(now.size))
+        return now.reported <= wanted + 1e-12 * now.size
+    if now.likely > BIAS_SHARE * now.stderr + 1e-12 * now.size:
+        return False
+    fewer = math.ceil(0.8 * steps)
+    before = _outlook(run, task, [factor.leading(fewer) for factor in factors], left // fewer)
+    return now.width >= 0.98 * before.width or now.width <= 1e-12 * now.size
+
+
+@dataclass(frozen=True)
+class _Outlook:
+    """What an estimate would say of itself, in the units of the trace, and its size."""
+
+    stderr: float
+    likely: float
+    reported: float
+    size: float
+
+    @property
+    def width(self) -> float:
+        """Half of the 95 % interval."""
+        return INTERVAL * self.stderr + self.reported
+
+
+def _outlook(run: Run, task: Sampled, factors: list[Tridiagonal], probes: int) -> _Outlook:
+    """Foretell the errors of so many probes with the steps of these."""
     rules = [gauss(factor) for factor in factors]
     y = [task.f.on_host(_inside(rule.nodes, task.f)) for rule in rules]
     spread = residual_spread(rules, y, len(task.traces))
-    value = task.offset + task.mass * np.mean([
-        r.integrate(v) for r, v in zip(rules, y, strict=True)
-    ])
-    probes = run.goal.probes or max(1, left // steps)
-    stderr = math.sqrt(2 * task.mass * spread / probes)
-    if run.goal.tolerant:
-        stderr = max(stderr, run.target(abs(value)))
+    mean = np.mean([rule.integrate(v) for rule, v in zip(rules, y, strict=True)])
     unit = eps(task.op.xp.empty(0, dtype=task.op.dtype))
-    bias = expected_bias(list(factors), task.f, task.known, unit=unit, proved=run.goal.tolerant)
-    return bool(task.mass * bias <= BIAS_SHARE * stderr + 1e-12 * abs(value))
+    likely, reported = foreseen_bias([*factors], task.f, task.known, unit=unit)
+    return _Outlook(
+        stderr=math.sqrt(2 * task.mass * spread / max(1, run.goal.probes or probes)),
+        likely=task.mass * likely,
+        reported=task.mass * reported,
+        size=float(abs(task.offset + task.mass * mean)),
+    )
 
 
 def _inside(nodes: Host, f: ScalarFunction) -> Host:
@@ -343,8 +374,20 @@ def _estimated(problem: Problem, run: Run, task: Sampled, samples: Samples) -> E
         estimate = _summary(problem, run, task, samples)
         more = probes_wanted(run.goal, estimate, len(samples.factors), run.left // steps)
         if more < 1:
-            return estimate
+            return judged(run.goal, estimate)
         _sample(run, task, samples, steps, more)
+
+
+def judged(goal: Goal, estimate: Estimate) -> Estimate:
+    """Return an estimate; it has converged if it is as accurate as was asked for, with its bias."""
+    if not goal.tolerant or isinstance(estimate.value, complex) or estimate.flags:
+        return estimate
+    if not math.isfinite(estimate.value):
+        return estimate
+    half = estimate.interval()[1] - estimate.value
+    if half <= goal.tolerance(estimate.value):
+        return replace(estimate, converged=True)
+    return replace(estimate, converged=False, flags=(MISSED,))
 
 
 def probes_wanted(goal: Goal, estimate: Estimate, have: int, affordable: int) -> int:

@@ -17,6 +17,7 @@ __all__ = [
     "ESCAPED",
     "ILL_CONDITIONED",
     "INDEFINITE",
+    "MISSED",
     "OVERFLOW",
     "SINGULAR",
     "UNRESOLVED",
@@ -30,6 +31,7 @@ CONTRADICTED = "the probes contradict the trace or Frobenius norm that was state
 ESCAPED = "the spectrum is not inside the bounds that were given"
 INDEFINITE = "eigenvalues of both signs: log|x| is singular inside the spectrum"
 ILL_CONDITIONED = "A is so ill-conditioned that rounding alone spoils digits of the result"
+MISSED = "the accuracy that was asked for is not reached within the budget"
 OVERFLOW = "f(A) is beyond the range of floating-point numbers"
 SINGULAR = "A is singular to working precision"
 UNRESOLVED = "the eigenvalue next to 0 is not resolved: the bound used on that side is a guess"

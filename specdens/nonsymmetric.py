@@ -10,7 +10,7 @@ import numpy as np
 from specdens._arrays import eps, magnitude, power_of_two, to_host
 from specdens._probes import Probes, gaussian
 from specdens.adapters import ExplicitOperator
-from specdens.adaptive import BIAS_SHARE, probes_wanted, require_lanczos
+from specdens.adaptive import BIAS_SHARE, judged, probes_wanted, require_lanczos
 from specdens.control import controlled, residual_spread
 from specdens.estimation import CONTRADICTED, ESCAPED, SINGULAR, summed
 from specdens.lanczos import (
@@ -27,7 +27,7 @@ from specdens.results import UNBOUNDED, Estimate
 from specdens.sampled import sampled_trace
 from specdens.sampling import bidiagonals, column_ranges
 from specdens.scalar_functions import LOG
-from specdens.truncation import expected_bias, integrate_factors
+from specdens.truncation import foreseen_bias, integrate_factors
 
 __all__ = ["log_of_singular_values"]
 
@@ -75,18 +75,9 @@ def _to_accuracy(problem: Problem, goal: Goal, probes: Probes) -> Estimate:
         estimate = _summary(problem, op, replace(probes, count=have), factors, norm)
         more = probes_wanted(goal, estimate, have, (budget - op.count) // (2 * steps))
         if more < 1:
-            return _judged(goal, estimate)
+            return judged(goal, estimate)
         for columns in column_ranges(op, problem.n, have, have + more):
             factors += bidiagonalize(op, probes.block(columns), steps)
-
-
-def _judged(goal: Goal, estimate: Estimate) -> Estimate:
-    """Let a tolerance decide what is accurate, bias included, where one was given."""
-    if not goal.tolerant or estimate.flags or not math.isfinite(float(estimate)):
-        return estimate
-    half = estimate.interval()[1] - float(estimate)
-    met = half <= goal.tolerance(float(estimate))
-    return replace(estimate, converged=estimate.converged or met)
 
 
 def _pilot(
@@ -123,7 +114,7 @@ def _enough(
     if goal.tolerant:
         stderr = max(stderr, goal.tolerance(float(value)) / INTERVAL)
     unit = eps(problem.op.xp.empty(0, dtype=problem.op.dtype))
-    bias = expected_bias([*factors], LOG, problem.known, unit=unit, proved=True)
+    bias = foreseen_bias([*factors], LOG, problem.known, unit=unit)[1]
     return bool(n * bias <= BIAS_SHARE * stderr + 1e-12 * abs(value))
 
 

@@ -25,7 +25,7 @@ from specdens.quadrature import Rule, averaged, gauss, radau
 from specdens.results import SpectralBounds
 from specdens.scalar_functions import LOG, LOG_ABS, ScalarFunction
 
-__all__ = ["Truncated", "expected_bias", "integrate_factors", "integrate_moments"]
+__all__ = ["Truncated", "foreseen_bias", "integrate_factors", "integrate_moments"]
 
 Host: TypeAlias = np.ndarray[Any, Any]
 Factor: TypeAlias = Tridiagonal | Bidiagonal
@@ -139,29 +139,18 @@ def _best_values(
     return values if better is None else better, bias, False
 
 
-def expected_bias(
-    factors: list[Factor], f: ScalarFunction, known: SpectralBounds, *, unit: float, proved: bool
-) -> float:
-    """Return how far truncation is expected to put the mean off, for mass 1.
-
-    Parameters
-    ----------
-    factors : list of Tridiagonal or Bidiagonal
-    f : ScalarFunction
-    known : SpectralBounds
-    unit : float
-    proved : bool
-        Whether to return what `integrate_factors` will admit, and not what is likely.
-    """
+def foreseen_bias(
+    factors: list[Factor], f: ScalarFunction, known: SpectralBounds, *, unit: float
+) -> tuple[float, float]:
+    """Return the likely bias of the mean, and what `integrate_factors` would report; for mass 1."""
     rules = [gauss(factor) for factor in factors]
     low = 0.0 if f.domain == "nonnegative" else -math.inf
     y = [f.on_host(np.maximum(rule.nodes, low)) for rule in rules]
     values = np.array([rule.integrate(v) for rule, v in zip(rules, y, strict=True)])
-    if proved:
-        return _best_values(factors, rules, values, f, known, unit)[1]
+    reported = _best_values(factors, rules, values, f, known, unit)[1]
     if all(factor.residual == 0 for factor in factors) or not np.all(np.isfinite(values)):
-        return 0.0
-    return _expected(factors, f, values, _averaged_values(factors, f, values))
+        return 0.0, reported
+    return _expected(factors, f, values, _averaged_values(factors, f, values)), reported
 
 
 def _expected(factors: list[Factor], f: ScalarFunction, values: Host, better: Host | None) -> float:
