@@ -75,11 +75,12 @@ def trace(
         products on each, XNysTrace and Hutchinson 1; Hutch++ sketches with one half of them, at 2
         products each. Where that makes n products or more, n give the exact trace.
     method : {"auto", "exact", "hutchinson", "hutch++", "xtrace", "xnystrace"}
-        ``"auto"`` sums the diagonal where there is one. Of an operator it is ``"hutchinson"``. With
-        a budget or a tolerance it is ``"xnystrace"`` where A is positive semidefinite by
-        construction (`Gram`); else, with a tolerance, ``"hutch++"``, and with a budget ``"xtrace"``
-        unless half of the products show a spectrum so flat that ``"hutchinson"`` is better.
-        ``"lanczos"`` and ``"chebyshev"`` mean ``"hutchinson"``: both begin with :math:`z^H A z`.
+        ``"auto"`` sums the diagonal where there is one, and takes a trace that is known. Of an
+        operator it is ``"hutchinson"``. With a budget or a tolerance it is ``"xnystrace"`` where A
+        is positive semidefinite by construction (`Gram`); else, with a tolerance, ``"hutch++"``,
+        and with a budget ``"xtrace"`` unless half of the products show a spectrum so flat that
+        ``"hutchinson"`` is better. ``"lanczos"`` and ``"chebyshev"`` mean ``"hutchinson"``: both
+        begin with :math:`z^H A z`.
     max_matvecs : int, optional
         A budget of products, instead of `probes`. n or more: the exact trace.
     rtol, atol : float, optional
@@ -211,6 +212,9 @@ def _solved(
         found = trace_by_parts(op, solve, rng)
         if found is not None:
             return found
+        known = op.power_traces() if op.hermitian and request.probes is None else ()
+        if known:
+            return Estimate(value=known[0])
     return _estimate(op, request, _resolved(op, method, request, distribution), distribution, rng)
 
 

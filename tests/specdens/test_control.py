@@ -18,6 +18,7 @@ from specdens import (
     aslinearoperator,
     density,
     logdet,
+    trace,
     trace_function,
 )
 from specdens.control import controlled, controlled_table, known_chebyshev
@@ -184,3 +185,10 @@ def test_given_probes_stay_as_they_are():
         warnings.simplefilter("ignore", AccuracyWarning)
         value = trace_function(a, "square", probes=z, method="lanczos")
     assert float(value) == pytest.approx(np.sum((a @ z) ** 2) / 5)
+
+
+def test_a_known_trace_is_not_estimated():
+    x = np.random.default_rng(0).standard_normal((40, 90))
+    value, info = trace(Gram(x, shift=0.5), return_info=True)
+    assert float(value) == pytest.approx(np.sum(x**2) + 45)
+    assert (info.method, info.matvecs) == ("exact", 0)
