@@ -70,13 +70,13 @@ def summed(
     stderr = n * standard_error(truncated.values, probes, truncated.spread)
     if probes.given is not None and stderr == 0 and probes.n > 1:
         flags = (*flags, BLIND)
-    bias = n * truncated.bias + exact_bias
+    bias = float(n * truncated.bias + exact_bias)
     negligible = n * truncated.rounding + max(stderr, 1e-8 * abs(value))
     return Estimate(
-        stderr=stderr,
+        stderr=float(stderr),
         bias_bound=bias,
         bias_rigorous=truncated.rigorous,
-        converged=not flags and bias <= negligible,
+        converged=not flags and bool(bias <= negligible),
         flags=flags,
         **shared,
     )

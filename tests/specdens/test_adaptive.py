@@ -1,7 +1,9 @@
 """A budget or an accuracy: what is asked for is what comes back, on every kind of spectrum."""
 
+import json
 import math
 import warnings
+from dataclasses import asdict
 
 import numpy as np
 import pytest
@@ -246,3 +248,11 @@ def test_forecasts_weigh_steps_against_probes():
     assert easy.steps < hard.steps
     assert easy.error < hard.error
     assert easy.cost <= 200
+
+
+@pytest.mark.parametrize("options", [{}, {"max_matvecs": 60}, {"atol": 5.0}], ids=str)
+def test_estimates_are_plain_numbers(options):
+    """They go to JSON as they are."""
+    for name in SPECTRA:
+        info = quietly(logdet, known(SPECTRA[name]), method="lanczos", rng=0, **options)
+        assert json.loads(json.dumps(asdict(info)))["matvecs"] == info.matvecs
