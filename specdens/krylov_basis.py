@@ -178,32 +178,30 @@ class KrylovBasis:
 
     def tridiagonals(self) -> list[Tridiagonal]:
         """Return what Lanczos' method would have found from each starting vector by itself."""
-        size, new = self.size, self._last.shape[0]
-        t = np.zeros((size + new, size + new), dtype=self._t.dtype)
-        t[:size, :size] = self._t
-        # The diagonal block of the vectors not yet multiplied has no say in so many steps.
-        t[size:, size - self._last.shape[1] : size] = self._last
-        t[size - self._last.shape[1] : size, size:] = self._last.conj().T
-        return [self._tridiagonal(t, column) for column in self._mixing.T]
+        return [self._tridiagonal(column) for column in self._mixing.T]
 
-    def _tridiagonal(self, t: Host, start: Host) -> Tridiagonal:
-        q = np.zeros(len(t), dtype=np.result_type(t, start))
+    def _tridiagonal(self, start: Host) -> Tridiagonal:
+        size, new = self.size, self._last.shape[1]
+        q = np.zeros(size, dtype=np.result_type(self._t, start))
         q[: len(start)] = start
         basis = [q / np.linalg.norm(q)]
         scale = float(np.abs(self._t).max())
         diagonal: list[float] = []
         beta: list[float] = []
         for _ in range(self.steps):
-            w = t @ basis[-1]
+            w = self._t @ basis[-1]
             diagonal.append(float(np.vdot(basis[-1], w).real))
             earlier = np.array(basis)
             for _ in range(2):
                 w = w - earlier.T @ (earlier.conj() @ w)
-            beta.append(float(np.linalg.norm(w)))
-            if beta[-1] <= 10 * self._unit * scale:
-                beta[-1] = 0.0
+            # The last product leads out of the space, to the vectors not yet multiplied.
+            outside = np.linalg.norm(self._last @ basis[-1][size - new :])
+            inside = np.linalg.norm(w)
+            beta.append(float(np.hypot(inside, outside)))
+            if inside <= 10 * self._unit * scale:
+                beta[-1] = beta[-1] if outside > 10 * self._unit * scale else 0.0
                 break
-            basis.append(w / beta[-1])
+            basis.append(w / inside)
         return Tridiagonal(np.array(diagonal), np.array(beta[:-1]), beta[-1])
 
     def tridiagonal_block(self) -> Host:

@@ -8,8 +8,9 @@ from specdens._arrays import to_host
 from specdens.deflation import Preconditioned, captured_part, converged_pairs
 from specdens.krylov_basis import KrylovBasis
 from specdens.lanczos import NotHermitianError, tridiagonalize
+from specdens.quadrature import gauss
 from specdens.scalar_functions import scalar_function
-from specdens.testing import with_spectrum
+from specdens.testing import rotated, with_spectrum
 
 EIGENVALUES = np.r_[np.linspace(0.5, 1, 54), 3.0, 5.0, 8.0, 13.0, 21.0, 34.0]
 
@@ -130,3 +131,15 @@ def test_what_is_captured_and_what_is_left(name):
     assert found.mass == 48
     expected = [np.trace(rest @ a @ rest), np.trace(rest @ a @ a @ rest)]
     np.testing.assert_allclose(found.traces, expected, rtol=1e-10)
+
+
+def test_many_steps_stay_within_the_spectrum():
+    """Long after the ends have converged, no coefficient leads out of the spectrum."""
+    eigenvalues = 0.98 ** np.arange(400) + 1e-3
+    op = rotated(eigenvalues)
+    basis = KrylovBasis(op, np.random.default_rng(0).choice([-1.0, 1.0], (400, 2)))
+    basis.grow(60)
+    for factor in basis.tridiagonals():
+        nodes = gauss(factor).nodes
+        assert eigenvalues.min() * (1 - 1e-8) <= nodes[0]
+        assert nodes[-1] <= eigenvalues.max() * (1 + 1e-8)
