@@ -103,7 +103,7 @@ QUICK = Plan(
     instances=1, coverage_seeds=4, density_seeds=1, peer_seeds=2, peer_spectra=PEER_SPECTRA[:1],
 )  # fmt: skip
 FULL = Plan(
-    orders=(10_000, 100_000), computed_order=4000, seeds=32, chunk=8,
+    orders=(10_000, 100_000), computed_order=4000, seeds=24, chunk=8,
     pool={0: (200, 400), 10_000: (200, 150), 100_000: (100, 75)},
     instances=4, coverage_seeds=10, density_seeds=8, peer_seeds=12, peer_spectra=PEER_SPECTRA,
 )  # fmt: skip

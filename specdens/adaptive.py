@@ -15,71 +15,33 @@ import numpy as np
 from specdens._arrays import Array, column_dots, eps
 from specdens._probes import Probes
 from specdens.control import residual_spread
-from specdens.deflation import (
-    TOLERANCE,
-    Captured,
-    Preconditioned,
-    captured_part,
-    remaining_weights,
-    typical_value,
-)
+from specdens.deflation import Captured, Preconditioned, captured_part
 from specdens.estimation import MISSED, summed
-from specdens.krylov_basis import KrylovBasis, RitzPairs
+from specdens.krylov_basis import KrylovBasis
 from specdens.lanczos import Tridiagonal, assembled, lanczos_steps, tridiagonalize
 from specdens.linear_operator import LinearOperator
 from specdens.operators import Counting
-from specdens.planning import INTERVAL, LEAST_PROBES, Forecast, Goal, forecast
+from specdens.planning import INTERVAL, LEAST_PROBES, Goal
 from specdens.preparation import Problem
+from specdens.prospects import Run, deflation_pays
 from specdens.quadrature import Rule, gauss
 from specdens.results import UNBOUNDED, Estimate, SpectralBounds
 from specdens.sampled import integrated, noise_of, sampled_trace
 from specdens.sampling import column_ranges
 from specdens.scalar_functions import LOG, LOG_ABS, ScalarFunction
 from specdens.truncation import foreseen_bias
+from specdens.two_levels import Division, divided
 
 __all__ = ["adaptive_trace", "judged", "probes_wanted", "require_lanczos"]
 
 Host: TypeAlias = np.ndarray[Any, Any]
 
 FIRST_STEPS = 10
-GROWTH = 4
-"""A basis is judged anew each time that it has grown by a quarter."""
-
-BASIS_SHARE = 0.6
-"""Of the budget, that a basis may take."""
-
-BASIS_BYTES = 2**31
-
 BIAS_SHARE = 0.5
 """Of the standard error to be expected: truncation below it costs little of the accuracy."""
 
-SPREAD_SHARE = 0.1
-"""Of the spread of the spectrum: residual below which a Ritz pair counts as found."""
-
-
-@dataclass(frozen=True)
-class Run:
-    """What is fixed for one trace."""
-
-    op: Counting
-    f: ScalarFunction
-    goal: Goal
-    probes: Probes
-    budget: int
-
-    @property
-    def n(self) -> int:
-        """The order of the matrix."""
-        return self.op.shape[0]
-
-    @property
-    def left(self) -> int:
-        """Products that may still be spent."""
-        return self.budget - self.op.count
-
-    def target(self, value: float) -> float:
-        """Return the standard error that is wanted, or 0: as small as the budget allows."""
-        return self.goal.tolerance(value) / INTERVAL
+STRIDE = 8
+"""Longer runs are judged each time that they have grown by an eighth."""
 
 
 @dataclass(frozen=True)
@@ -120,10 +82,14 @@ class Sampled:
 
 @dataclass
 class Samples:
-    """Tridiagonals of the probes so far, and their squared norms over the mass."""
+    """Tridiagonals of the probes so far, and their squared norms over the mass.
+
+    The first `long_runs` have more steps than the others, if there are others.
+    """
 
     factors: list[Tridiagonal]
     ratios: list[float]
+    long_runs: int = 0
 
 
 def adaptive_trace(
@@ -146,7 +112,7 @@ def adaptive_trace(
     if f is LOG_ABS and (values[0] > noise or problem.known.low > 0):
         run = replace(run, f=LOG)
     definite = run.f is LOG and values[0] > noise
-    if not np.all(np.isfinite(run.f.on_host(_inside(values, run.f)))):
+    if not np.all(np.isfinite(run.f.on_host(run.f.clipped(values)))):
         return sampled_trace(problem, f, goal.moments, replace(probes, count=2), method)
     task, samples = _task(problem, run, basis, definite=definite)
     return _estimated(problem, run, task, samples)
@@ -167,7 +133,7 @@ def _task(
 ) -> tuple[Sampled, Samples]:
     """Decide what to compute and what to sample; the basis may serve as the first samples."""
     pays = (definite or run.f.domain != "positive") and run.f is not LOG_ABS
-    if pays and _deflation_pays(run, basis, definite=definite):
+    if pays and deflation_pays(run, basis, definite=definite):
         make = _preconditioned if definite else _projected
         return make(problem, run, basis), Samples([], [])
     traces = run.op.power_traces()
@@ -192,17 +158,27 @@ def _enough(run: Run, task: Sampled, factors: list[Tridiagonal], steps: int) -> 
         return False
     few = LEAST_PROBES if run.goal.probes is None else run.goal.probes
     if (few - len(factors)) * (steps + 1) >= run.left - len(factors):
-        return True
-    left = run.left + len(factors) * steps
-    now = _outlook(run, task, factors, left // steps)
+        return run.left < len(factors) or not _truncation_dominates(run, task, factors, steps)
+    if steps > STRIDE and steps % (steps // STRIDE) != 0:
+        return False
+    now = _outlook(run, task, factors, run.left)
     if run.goal.tolerant:
         wanted = BIAS_SHARE * max(now.stderr, run.target(now.size))
         return now.reported <= wanted + 1e-12 * now.size
     if now.likely > BIAS_SHARE * now.stderr + 1e-12 * now.size:
         return False
     fewer = math.ceil(0.8 * steps)
-    before = _outlook(run, task, [factor.leading(fewer) for factor in factors], left // fewer)
+    saved = len(factors) * (steps - fewer)
+    before = _outlook(run, task, [factor.leading(fewer) for factor in factors], run.left + saved)
     return now.width >= 0.98 * before.width or now.width <= 1e-12 * now.size
+
+
+def _truncation_dominates(run: Run, task: Sampled, factors: list[Tridiagonal], steps: int) -> bool:
+    """Whether a budget is better spent on steps although it then pays for too few probes."""
+    if run.goal.tolerant or run.goal.probes is not None:
+        return False
+    now = _outlook(run, task, factors, max(run.left, steps))
+    return now.likely > now.stderr
 
 
 @dataclass(frozen=True)
@@ -220,107 +196,40 @@ class _Outlook:
         return INTERVAL * self.stderr + self.reported
 
 
-def _outlook(run: Run, task: Sampled, factors: list[Tridiagonal], probes: int) -> _Outlook:
-    """Foretell the errors of so many probes with the steps of these."""
-    rules = [gauss(factor) for factor in factors]
-    y = [task.f.on_host(_inside(rule.nodes, task.f)) for rule in rules]
-    spread = residual_spread(rules, y, len(task.traces))
-    mean = np.mean([rule.integrate(v) for rule, v in zip(rules, y, strict=True)])
+def _outlook(run: Run, task: Sampled, factors: list[Tridiagonal], left: int) -> _Outlook:
+    """Foretell the errors with runs as long as these, and what else so many products allow."""
     unit = eps(task.op.xp.empty(0, dtype=task.op.dtype))
     likely, reported = foreseen_bias([*factors], task.f, task.known, unit=unit)
+    spread, mean = _seen(task, factors)
+    # What the budget allows, also with a tolerance: the truncation has its share of that.
+    stderr = (
+        _division(run, task, factors, spread, left, target=0.0).stderr
+        if run.goal.probes is None
+        else math.sqrt(2 * task.mass * spread / max(1, run.goal.probes))
+    )
     return _Outlook(
-        stderr=math.sqrt(2 * task.mass * spread / max(1, run.goal.probes or probes)),
+        stderr=stderr,
         likely=task.mass * likely,
         reported=task.mass * reported,
         size=float(abs(task.offset + task.mass * mean)),
     )
 
 
-def _inside(nodes: Host, f: ScalarFunction) -> Host:
-    return np.maximum(nodes, 0.0) if f.domain == "nonnegative" else nodes
+def _seen(task: Sampled, factors: list[Tridiagonal]) -> tuple[float, complex]:
+    """Return the variance that is left to chance, and the mean, for mass 1."""
+    rules = [gauss(factor) for factor in factors]
+    y = [task.f.on_host(task.f.clipped(rule.nodes)) for rule in rules]
+    mean = np.mean([rule.integrate(v) for rule, v in zip(rules, y, strict=True)])
+    return residual_spread(rules, y, len(task.traces)), complex(mean)
 
 
-def _deflation_pays(run: Run, basis: KrylovBasis, *, definite: bool) -> bool:
-    """Grow the basis as long as that promises less error; return whether to deflate."""
-    item = 16 if run.op.xp.isdtype(run.op.dtype, "complex floating") else 8
-    widest = min(BASIS_SHARE * run.budget, run.n / 2, BASIS_BYTES / (item * run.n))
-    before: tuple[int, int] | None = None
-    while True:
-        prospects = _Prospects(run, basis, definite=definite)
-        more = max(1, basis.steps // GROWTH)
-        promise = prospects.deflated(prospects.found, run.op.count)
-        if before is None and promise >= 0.9 * prospects.plain():
-            return False
-        # What was known before is judged anew: a longer basis tells the measure better.
-        stalled = before is not None and promise > 1.05 * prospects.deflated(*before)
-        if stalled or basis.exhausted or basis.size + 2 * more > widest:
-            return promise < prospects.plain()
-        before = (prospects.found, run.op.count)
-        basis.grow(more)
-
-
-class _Prospects:
-    """What sampling A, or A less some Ritz pairs, promises: an error, or a cost."""
-
-    def __init__(self, run: Run, basis: KrylovBasis, *, definite: bool) -> None:
-        self.run, self.definite, self.pairs = run, definite, basis.ritz()
-        pairs = self.pairs
-        self.inside = _inside(pairs.values, run.f)
-        value = abs(run.n * (pairs.weights @ run.f.on_host(self.inside)))
-        self.target = run.target(float(value))
-        self.shared: dict[str, Any] = {
-            "degree": min(2, len(run.op.power_traces())),
-            "target": self.target,
-            "goal": run.goal,
-            "longest": basis.steps,
-        }
-        size = pairs.values if definite else SPREAD_SHARE / TOLERANCE * _deviation(pairs)
-        ratio = pairs.residuals / np.maximum(size, np.finfo(float).tiny)
-        self.order = np.argsort(ratio)
-        self.found = int(np.count_nonzero(ratio < TOLERANCE))
-
-    def plain(self) -> float:
-        """Return the score of sampling A itself, the basis serving as two samples."""
-        rule = Rule(self.inside, self.pairs.weights)
-        found = forecast(rule, self.run.f, mass=self.run.n, left=self.run.budget, **self.shared)
-        return _score(found, 0, self.target)
-
-    def deflated(self, count: int, spent: int) -> float:
-        """Return the score of taking out the best Ritz pairs, after so many products."""
-        pairs, n = self.pairs, self.run.n
-        taken = np.zeros(len(pairs.values), dtype=bool)
-        taken[self.order[:count]] = True
-        rest = remaining_weights(pairs, taken, n)
-        if not np.any(rest > 0):
-            return 0.0
-        if self.definite:
-            scaled = np.maximum(pairs.values, 1e-300) / typical_value(pairs, taken, n)
-            rule, mass = _sorted(np.append(scaled, 1.0), np.append(rest, count / n)), float(n)
-        else:
-            rule, mass = Rule(self.inside, rest), float(n - count)
-        rule = Rule(rule.nodes, rule.weights / rule.weights.sum())
-        left = self.run.budget - spent
-        return _score(
-            forecast(rule, self.run.f, mass=mass, left=left, **self.shared), spent, self.target
-        )
-
-
-def _sorted(nodes: Host, weights: Host) -> Rule:
-    order = np.argsort(nodes)
-    return Rule(nodes[order], weights[order])
-
-
-def _deviation(pairs: RitzPairs) -> float:
-    mean = pairs.weights @ pairs.values
-    return math.sqrt(max(0.0, float(pairs.weights @ (pairs.values - mean) ** 2)))
-
-
-def _score(found: Forecast | None, spent: int, target: float) -> float:
-    if found is None:
-        return math.inf
-    if target == 0:
-        return found.error
-    return (spent + found.cost) * max(1.0, found.error / (1.2 * target)) ** 2
+def _division(
+    run: Run, task: Sampled, factors: list[Tridiagonal], spread: float, left: int, *, target: float
+) -> Division:
+    return divided(
+        factors, task.f, task.known, mass=task.mass, variance=2 * task.mass * spread, left=left,
+        target=target,
+    )  # fmt: skip
 
 
 def _preconditioned(problem: Problem, run: Run, basis: KrylovBasis) -> Sampled:
@@ -338,7 +247,7 @@ def _preconditioned(problem: Problem, run: Run, basis: KrylovBasis) -> Sampled:
 def _projected(problem: Problem, run: Run, basis: KrylovBasis) -> Sampled:
     """Return ``tr Q^H f(A) Q``, from the shortest tail of steps that makes it accurate enough."""
     pairs = basis.ritz()
-    inside = _inside(pairs.values, run.f)
+    inside = run.f.clipped(pairs.values)
     spread = residual_spread([Rule(inside, pairs.weights)], [run.f.on_host(inside)], 2)
     stderr = math.sqrt(2 * run.n * spread / max(1, run.left // basis.steps))
     if run.goal.tolerant:
@@ -369,13 +278,28 @@ def _estimated(problem: Problem, run: Run, task: Sampled, samples: Samples) -> E
         )  # fmt: skip
     if not samples.factors:
         _first_probes(run, task, samples)
-    steps = max(len(factor.diagonal) for factor in samples.factors)
+    steps = _levels(run, task, samples)
     while True:
         estimate = _summary(problem, run, task, samples)
         more = probes_wanted(run.goal, estimate, len(samples.factors), run.left // steps)
         if more < 1:
             return judged(run.goal, estimate)
         _sample(run, task, samples, steps, more)
+
+
+def _levels(run: Run, task: Sampled, samples: Samples) -> int:
+    """Take the long runs that are worth it; return the steps of all others."""
+    steps = max(len(factor.diagonal) for factor in samples.factors)
+    if run.goal.steps is not None or run.goal.probes is not None or run.f is LOG_ABS:
+        return steps
+    spread, mean = _seen(task, samples.factors)
+    target = run.target(abs(task.offset + task.mass * mean))
+    plan = _division(run, task, samples.factors, spread, run.left, target=target)
+    while plan.long_runs > len(samples.factors):
+        _sample(run, task, samples, steps, plan.long_runs - len(samples.factors))
+        plan = _division(run, task, samples.factors, spread, run.left, target=target)
+    samples.long_runs = plan.long_runs if plan.steps < steps else 0
+    return plan.steps
 
 
 def judged(goal: Goal, estimate: Estimate) -> Estimate:
@@ -462,6 +386,7 @@ def _summary(problem: Problem, run: Run, task: Sampled, samples: Samples) -> Est
     found = integrated(
         task.op, samples.factors, task.f, task.known, traces=task.traces, mass=task.mass,
         ratios=None if task.basis is None else np.array(samples.ratios),
+        long_runs=samples.long_runs,
     )  # fmt: skip
     unit = eps(task.op.xp.empty(0, dtype=task.op.dtype))
     # Products with P^(-1/2) or (I - Q Q^H) lose some digits more than those with A.

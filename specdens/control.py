@@ -43,15 +43,12 @@ class Controlled:
         For mass 1.
     spread : float
         The variance of what is left of f under the mean spectral measure.
-    degree : int
-        Of the polynomials that are known exactly.
     contradicted : bool
         Whether the probes' own moments are incompatible with the ones that were stated.
     """
 
     values: Host
     spread: float
-    degree: int
     contradicted: bool = False
 
 
@@ -92,7 +89,7 @@ def controlled(
     high = max(float(rule.nodes[-1]) for rule in rules)
     center, half = (low + high) / 2, (high - low) / 2
     if (degree == 0 and ratios is None) or half <= 1e-14 * max(abs(low), abs(high)):
-        return Controlled(values, residual_spread(rules, y, 0), 0)
+        return Controlled(values, residual_spread(rules, y, 0))
     exact = _scaled_moments((mass, *traces[:degree]), center, half) / mass
     powers = [((rule.nodes - center) / half)[:, None] ** np.arange(degree + 1) for rule in rules]
     found = np.array([rule.weights @ p for rule, p in zip(rules, powers, strict=True)])
@@ -110,7 +107,6 @@ def controlled(
     return Controlled(
         corrected,
         residual_spread(rules, y, degree),
-        degree,
         _contradicted(exact, found, powers, rules, mass),
     )
 

@@ -171,12 +171,11 @@ def captured_part(
     (2023).
     """
     t = basis.tridiagonal_block()
-    low = 0.0 if f.domain == "nonnegative" else -math.inf
 
     def within(size: int) -> Any:
         values, vectors = np.linalg.eigh(t[:size, :size])
         weights = np.sum(np.abs(vectors[:columns]) ** 2, axis=0)
-        return weights @ f.on_host(np.maximum(values, low))
+        return weights @ f.on_host(f.clipped(values))
 
     value = within(len(t))
     before = within(max(columns, len(t) - basis.width))

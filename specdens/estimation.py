@@ -10,7 +10,7 @@ import numpy as np
 from specdens._probes import Probes
 from specdens.results import Estimate, SpectralBounds
 from specdens.sampling import standard_error
-from specdens.truncation import Truncated
+from specdens.truncation import Truncated, correction_scale
 
 __all__ = [
     "CONTRADICTED",
@@ -67,11 +67,13 @@ def summed(
         # -inf is the log of a singular matrix; anything else is more than floating point can hold.
         flags = flags if value == -math.inf else (*flags, OVERFLOW)
         return Estimate(converged=not flags, flags=flags, **shared)
-    stderr = n * standard_error(truncated.values, probes, truncated.spread)
+    stderr = n * _standard_error(truncated, probes)
     if probes.given is not None and stderr == 0 and probes.n > 1:
         flags = (*flags, BLIND)
     bias = float(n * truncated.bias + exact_bias)
-    negligible = n * truncated.rounding + max(stderr, 1e-8 * abs(value))
+    # What few long runs have not met weighs more, beside the small error of many short ones.
+    share = 0.5 if truncated.long_runs and not truncated.rigorous else 1.0
+    negligible = n * truncated.rounding + max(share * stderr, 1e-8 * abs(value))
     return Estimate(
         stderr=float(stderr),
         bias_bound=bias,
@@ -80,6 +82,17 @@ def summed(
         flags=flags,
         **shared,
     )
+
+
+def _standard_error(truncated: Truncated, probes: Probes) -> float:
+    """Return that of the mean of the values, and of what a few long runs add to it."""
+    of_values = standard_error(truncated.values, probes, truncated.spread)
+    if not truncated.long_runs:
+        return of_values
+    # A short value and what more steps change of it are not independent: at worst they add up.
+    of_values += truncated.changed / math.sqrt(probes.count)
+    scale = correction_scale(truncated.long_runs, probes.count)
+    return math.hypot(of_values, scale * truncated.changed)
 
 
 def finite_pair(bounds: SpectralBounds) -> tuple[float, float] | None:

@@ -18,6 +18,9 @@ __all__ = [
     "warn_of_doubt",
 ]
 
+PLUG_IN_BELOW = 4
+"""With fewer probes their scatter says nothing: the variance is taken from the spectral measure."""
+
 
 class AccuracyWarning(UserWarning):
     """A result whose error cannot be trusted, or exceeds what its standard error says."""
@@ -92,7 +95,8 @@ class Estimate:
     bias_rigorous : bool
         Whether that is a true bound (in exact arithmetic); otherwise an inflated heuristic.
     converged : bool
-        Whether the bias is at most the standard error, or with it within the tolerance that was
+        Whether the bias is at most the standard error (half of it where few long runs corrected
+        many short ones and the bound is a heuristic), or with it within the tolerance that was
         asked for, and nothing speaks against the result.
     flags : tuple of str
         What speaks against it, in words.
@@ -176,19 +180,15 @@ class Estimate:
         )
 
 
-def two_sided_quantile(level: float, samples: int) -> float:
-    """Return the two-sided t quantile; a standard error from fewer than 4 probes is a plug-in."""
+def two_sided_quantile(level: float, samples: int, *, least: int = PLUG_IN_BELOW) -> float:
+    """Return the two-sided t quantile; with fewer probes than `least` an error is a plug-in."""
     if not 0 < level < 1:
         msg = f"level is {level}; expected a number in (0, 1), such as 0.95."
         raise ValueError(msg)
     from scipy.special import ndtri, stdtrit
 
     tail = (1 + level) / 2
-    return float(ndtri(tail) if samples < PLUG_IN_BELOW else stdtrit(samples - 1, tail))
-
-
-PLUG_IN_BELOW = 4
-"""With fewer probes their scatter says nothing: the variance is taken from the spectral measure."""
+    return float(ndtri(tail) if samples < least else stdtrit(samples - 1, tail))
 
 
 def warn_of_doubt(estimate: Estimate, advice: str, *, stacklevel: int = 3) -> None:
@@ -202,10 +202,10 @@ def doubt(estimate: Estimate, advice: str) -> str:
     reasons = list(estimate.flags)
     if estimate.method == "exact":
         advice = "It was computed exactly up to rounding: add a shift, or use a higher precision."
-    elif estimate.bias_bound > estimate.stderr:
+    elif not reasons or estimate.bias_bound > estimate.stderr:
         kind = "at most" if estimate.bias_rigorous else "roughly up to"
         reasons.append(
             f"truncation to finitely many moments may cost {kind} {estimate.bias_bound:.3g}, "
-            f"more than the standard error {estimate.stderr:.3g}"
+            f"too much beside the standard error {estimate.stderr:.3g}"
         )
     return f"{estimate.value:.6g} is not to be trusted: {'; '.join(reasons)}. {advice}"

@@ -98,6 +98,7 @@ def integrated(
     traces: tuple[float, ...] = (),
     mass: float | None = None,
     ratios: Host | None = None,
+    long_runs: int = 0,
 ) -> Integrated:
     """Integrate f over the measures of all probes, and say what their Ritz values speak against.
 
@@ -114,12 +115,15 @@ def integrated(
         ``tr I`` of the space that the probes sample; default n.
     ratios : ndarray, shape (R,), optional
         ``<y, y>`` of each probe over the mass, where it is not 1.
+    long_runs : int
+        So many of the first factors have more steps than the others, and correct their truncation.
     """
     n, unit = op.shape[0], eps(op.xp.empty(0, dtype=op.dtype))
     mass = float(n) if mass is None else mass
     return integrated_factors(
-        factors, f, known, n=n, unit=unit, traces=traces, mass=mass, ratios=ratios
-    )
+        factors, f, known, n=n, unit=unit, traces=traces, mass=mass, ratios=ratios,
+        long_runs=long_runs,
+    )  # fmt: skip
 
 
 def integrated_factors(
@@ -132,6 +136,7 @@ def integrated_factors(
     traces: tuple[float, ...],
     mass: float,
     ratios: Host | None = None,
+    long_runs: int = 0,
 ) -> Integrated:
     """Do what `integrated` does with the order n and the unit roundoff of A alone."""
     ends = [gauss(factor).nodes[[0, -1]] for factor in factors]
@@ -163,8 +168,9 @@ def integrated_factors(
             values = np.full(len(factors), -math.inf)
             return Integrated(Truncated(values, 0.0, True, 0.0), known, flags)
     found = integrate_factors(
-        list(factors), f, known, unit=unit, traces=traces, mass=mass, ratios=ratios
-    )
+        list(factors), f, known, unit=unit, traces=traces, mass=mass, ratios=ratios,
+        long_runs=long_runs,
+    )  # fmt: skip
     if found.contradicted:
         flags = (*flags, CONTRADICTED)
     seen = SpectralBounds(max(low, known.low), min(high, known.high), False, False, "Ritz values")

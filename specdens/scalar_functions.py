@@ -66,6 +66,10 @@ class ScalarFunction:
             raise ValueError(msg)
         return y
 
+    def clipped(self, nodes: Host) -> Host:
+        """Return nodes, with those that rounding puts below the domain ``x >= 0`` at 0."""
+        return np.maximum(nodes, 0.0) if self.domain == "nonnegative" else nodes
+
     def prime(self) -> ScalarFunction:
         """Return the derivative, or raise a ValueError where nobody said what it is."""
         if self.derivative is None:

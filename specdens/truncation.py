@@ -7,12 +7,17 @@ steps, what is left after m is ``D_2 q / (1 - q)`` with ``q = D_2 / D_1``; if ge
 Twice that is reported, but at least a tenth of the correction by the mirror image, at most
 all of it. It cannot see eigenvalues that no probe has met yet, so for log it is at least a tenth of
 the gap that eigenvalues at the limit of precision would leave, and at most that gap
-(benchmarks/truncation.py measures all of it on some thirty spectra).
+(benchmarks/truncation.py measures all of it on 23 spectra).
+
+A few long runs may correct many short ones: the mean over all probes of the Gauss values after few
+steps, plus the mean over the long ones of what their further steps changed, which hardly depends on
+the probe. Only the truncation of the long ones is left.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, TypeAlias
 
@@ -22,10 +27,18 @@ from specdens.chebyshev import Series, expand, log_abs_series, log_series
 from specdens.control import Controlled, controlled, explained_spread, residual_spread
 from specdens.lanczos import Bidiagonal, Tridiagonal
 from specdens.quadrature import Rule, averaged, gauss, radau
-from specdens.results import SpectralBounds
+from specdens.results import UNBOUNDED, SpectralBounds, two_sided_quantile
 from specdens.scalar_functions import LOG, LOG_ABS, ScalarFunction
 
-__all__ = ["Truncated", "foreseen_bias", "integrate_factors", "integrate_moments"]
+__all__ = [
+    "Truncated",
+    "changes",
+    "correction_scale",
+    "correction_scatter",
+    "foreseen_bias",
+    "integrate_factors",
+    "integrate_moments",
+]
 
 Host: TypeAlias = np.ndarray[Any, Any]
 Factor: TypeAlias = Tridiagonal | Bidiagonal
@@ -35,6 +48,9 @@ FLOOR_SHARE = 0.1
 
 AVERAGED_SHARE = 0.1
 AVERAGED_SCATTER = 1.5
+
+CHANGE_SHARE = 0.1
+"""Of the mean of what more steps changed, below which its scatter is not believed."""
 
 
 @dataclass(frozen=True)
@@ -54,6 +70,11 @@ class Truncated:
         variates, for the plug-in variance.
     contradicted : bool
         Whether stated traces are incompatible with the probes.
+    changed : float
+        Scatter over probes of what the further steps of long runs changed, where those correct the
+        mean of short ones.
+    long_runs : int
+        How many correct it.
     """
 
     values: Host
@@ -62,6 +83,8 @@ class Truncated:
     spread: float
     rounding: float = 0.0
     contradicted: bool = False
+    changed: float = 0.0
+    long_runs: int = 0
 
 
 def integrate_factors(
@@ -73,6 +96,7 @@ def integrate_factors(
     traces: tuple[float, ...] = (),
     mass: float = 1.0,
     ratios: Host | None = None,
+    long_runs: int = 0,
 ) -> Truncated:
     """Integrate f over each probe's measure, and bound the truncation error of the mean.
 
@@ -91,34 +115,131 @@ def integrate_factors(
         ``tr I``.
     ratios : ndarray, shape (R,), optional
         ``<z, z>`` of each probe over the mass, where it is not 1.
+    long_runs : int
+        So many of the first factors have more steps than the others, and correct their truncation.
     """
-    rules = [gauss(factor) for factor in factors]
-    # Rounding may put a Ritz value just below a bound that it obeys in truth.
-    low = known.low if known.low_rigorous else -math.inf
-    low = max(low, 0.0) if f.domain == "nonnegative" else low
-    y = [f.on_host(np.maximum(rule.nodes, low)) for rule in rules]
-    values = np.array([rule.integrate(v) for rule, v in zip(rules, y, strict=True)])
-    values, bias, rigorous = _best_values(factors, rules, values, f, known, unit)
-    rounding = 100 * unit * float(np.mean(np.abs(values))) if len(values) else 0.0
-    known_exactly = bool(traces) or ratios is not None
-    if known_exactly and len(rules) > 1 and np.all(np.isfinite(values)):
-        found = controlled(values, rules, y, traces, mass, ratios)
-    else:
-        found = Controlled(values, residual_spread(rules, y, 0), 0)
+    if 0 < long_runs < len(factors):
+        shared: dict[str, Any] = {"unit": unit, "traces": traces, "mass": mass, "ratios": ratios}
+        return _two_levels(factors[:long_runs], factors[long_runs:], f, known, **shared)
+    gaussian = _gauss_values(factors, f, known)
+    values, bias, rigorous = _best_values(factors, gaussian, f, known, unit)
+    rounding = _rounding(values, unit)
+    found = _controlled(gaussian, values, traces, mass, ratios)
     return Truncated(
         found.values, bias + rounding, rigorous, found.spread, rounding, found.contradicted
     )
 
 
+def _two_levels(
+    long: list[Factor],
+    short: list[Factor],
+    f: ScalarFunction,
+    known: SpectralBounds,
+    *,
+    unit: float,
+    traces: tuple[float, ...],
+    mass: float,
+    ratios: Host | None,
+) -> Truncated:
+    """Integrate short runs, corrected by what more steps changed for the long ones."""
+    steps = max(len(factor.diagonal) for factor in short)
+    cut = _gauss_values([*(factor.leading(steps) for factor in long), *short], f, known)
+    found = _controlled(cut, cut.values, traces, mass, ratios)
+    whole = _gauss_values(long, f, known)
+    best, bias, rigorous = _best_values(long, whole, f, known, unit)
+    changed = best - cut.values[: len(long)]
+    if ratios is not None:
+        changed = changed * ratios[: len(long)]
+    rounding = _rounding(best, unit)
+    return Truncated(
+        found.values + np.mean(changed),
+        bias + rounding,
+        rigorous,
+        residual_spread(whole.rules, whole.y, len(traces)),
+        rounding,
+        found.contradicted,
+        changed=correction_scatter(changed),
+        long_runs=len(long),
+    )
+
+
+def correction_scatter(changed: Host) -> float:
+    """Return the scatter of what more steps changed for each long run; at least 2.
+
+    A few of them may agree by chance, so that a share of their mean is the least.
+    """
+    return max(float(np.std(changed, ddof=1)), CHANGE_SHARE * float(abs(np.mean(changed))))
+
+
+def correction_scale(long_runs: int, probes: int) -> float:
+    """Return the standard error of a correction over the scatter of what more steps changed.
+
+    The long runs are few: the error is scaled up to what Student's law makes of it.
+
+    Parameters
+    ----------
+    long_runs : int
+    probes : int
+        Long ones and short ones.
+    """
+    if long_runs < 2:
+        return math.inf
+    few, many = (two_sided_quantile(0.95, count, least=2) for count in (long_runs, probes))
+    return few / many * math.sqrt(1 / long_runs - 1 / probes)
+
+
+def changes(
+    factors: Sequence[Factor], shorter: list[int], f: ScalarFunction, known: SpectralBounds
+) -> Host:
+    """Return what all steps changed of the Gauss values after fewer: shape (len(shorter), R)."""
+    whole = _gauss_values([*factors], f, known)
+    better = _averaged_values([*factors], f, whole.values)
+    best = whole.values if better is None else better
+    cut = [_gauss_values([x.leading(m) for x in factors], f, known).values for m in shorter]
+    return np.array([best - values for values in cut])
+
+
+@dataclass(frozen=True)
+class _Gaussian:
+    """The Gauss rule of each probe, f at its nodes, and its value."""
+
+    rules: list[Rule]
+    y: list[Host]
+    values: Host
+
+
+def _gauss_values(factors: list[Factor], f: ScalarFunction, known: SpectralBounds) -> _Gaussian:
+    rules = [gauss(factor) for factor in factors]
+    # Rounding may put a Ritz value just below a bound that it obeys in truth.
+    low = known.low if known.low_rigorous else -math.inf
+    y = [f.on_host(f.clipped(np.maximum(rule.nodes, low))) for rule in rules]
+    values = np.array([rule.integrate(v) for rule, v in zip(rules, y, strict=True)])
+    return _Gaussian(rules, y, values)
+
+
+def _controlled(
+    gaussian: _Gaussian, values: Host, traces: tuple[float, ...], mass: float, ratios: Host | None
+) -> Controlled:
+    """Return the values with what is known exactly taken out, if anything is."""
+    rules, y = gaussian.rules, gaussian.y
+    if (traces or ratios is not None) and len(rules) > 1 and np.all(np.isfinite(values)):
+        return controlled(values, rules, y, traces, mass, ratios)
+    return Controlled(values, residual_spread(rules, y, 0))
+
+
+def _rounding(values: Host, unit: float) -> float:
+    return 100 * unit * float(np.mean(np.abs(values))) if len(values) else 0.0
+
+
 def _best_values(
     factors: list[Factor],
-    rules: list[Rule],
-    values: Host,
+    gaussian: _Gaussian,
     f: ScalarFunction,
     known: SpectralBounds,
     unit: float,
 ) -> tuple[Host, float, bool]:
     """Return the best value of each probe from its Gauss value, the bias, and if that is proved."""
+    values = gaussian.values
     steps = min(len(factor.diagonal) for factor in factors)
     polynomial = f.degree is not None and f.degree <= 2 * steps - 1
     ended = all(factor.residual == 0 for factor in factors)
@@ -135,7 +256,7 @@ def _best_values(
         return middle, max(gaps), True
     bias = INFLATION * _expected(factors, f, values, better)
     if f is LOG:
-        bias = _against_floor(bias, factors, rules, values, f, unit)
+        bias = _against_floor(bias, factors, gaussian, f, unit)
     return values if better is None else better, bias, False
 
 
@@ -143,11 +264,9 @@ def foreseen_bias(
     factors: list[Factor], f: ScalarFunction, known: SpectralBounds, *, unit: float
 ) -> tuple[float, float]:
     """Return the likely bias of the mean, and what `integrate_factors` would report; for mass 1."""
-    rules = [gauss(factor) for factor in factors]
-    low = 0.0 if f.domain == "nonnegative" else -math.inf
-    y = [f.on_host(np.maximum(rule.nodes, low)) for rule in rules]
-    values = np.array([rule.integrate(v) for rule, v in zip(rules, y, strict=True)])
-    reported = _best_values(factors, rules, values, f, known, unit)[1]
+    gaussian = _gauss_values(factors, f, known)
+    values = gaussian.values
+    reported = _best_values(factors, gaussian, f, known, unit)[1]
     if all(factor.residual == 0 for factor in factors) or not np.all(np.isfinite(values)):
         return 0.0, reported
     return _expected(factors, f, values, _averaged_values(factors, f, values)), reported
@@ -247,27 +366,20 @@ def _extrapolated(factors: list[Factor], f: ScalarFunction, *, averages: bool) -
 def _mean_after(factors: list[Factor], steps: int, f: ScalarFunction, *, averages: bool) -> Any:
     """Return the mean value after fewer steps."""
     shorter = [factor.leading(steps) for factor in factors]
-    low = 0.0 if f.domain == "nonnegative" else -math.inf
-    rules = [gauss(factor) for factor in shorter]
-    values = np.array([r.integrate(f.on_host(np.maximum(r.nodes, low))) for r in rules])
+    values = _gauss_values(shorter, f, UNBOUNDED).values
     better = _averaged_values(shorter, f, values) if averages else None
     return np.mean(values if better is None else better)
 
 
 def _against_floor(
-    bias: float,
-    factors: list[Factor],
-    rules: list[Rule],
-    values: Host,
-    f: ScalarFunction,
-    unit: float,
+    bias: float, factors: list[Factor], gaussian: _Gaussian, f: ScalarFunction, unit: float
 ) -> float:
     """Weigh an extrapolation against the worst case: a smallest eigenvalue at rounding level."""
-    floor = unit * max(rule.nodes[-1] for rule in rules)
+    floor = unit * max(rule.nodes[-1] for rule in gaussian.rules)
     lowest = _radau_values(factors, f, floor)
     if lowest is None:
         return bias
-    gap = abs(float(np.mean(values - lowest)))
+    gap = abs(float(np.mean(gaussian.values - lowest)))
     return min(gap, max(bias, FLOOR_SHARE * gap))
 
 
