@@ -23,6 +23,7 @@ from array_api_compat import (
 )
 
 __all__ = [
+    "adjoint",
     "Array",
     "as_dense",
     "cholesky_diagonal",
@@ -76,6 +77,12 @@ def as_dense(a: Array, *, name: str = "A") -> Array:
 def is_complex(x: Array) -> bool:
     """Whether the elements of x are complex."""
     return bool(namespace(x).isdtype(x.dtype, "complex floating"))
+
+
+def adjoint(x: Array) -> Array:
+    """Return the conjugate transpose of a matrix."""
+    transposed = namespace(x).matrix_transpose(x)
+    return namespace(x).conj(transposed) if is_complex(x) else transposed
 
 
 def eps(x: Array) -> float:

@@ -34,8 +34,9 @@ from specdens._histories import (
     with_history,
 )
 from specdens._probes import DEFAULT_COUNT, Probes, gaussian
-from specdens.adapters import ExplicitOperator, ForeignOperator, TorchSparseOperator
+from specdens.adapters import ForeignOperator
 from specdens.exact import dense_of
+from specdens.explicit import ExplicitOperator, TorchSparseOperator
 from specdens.lanczos import tridiagonalize
 from specdens.linear_operator import LinearOperator
 from specdens.matrix_function import function_times

@@ -19,6 +19,7 @@ from specdens._arrays import (
     Array,
     as_dense,
     device,
+    eps,
     is_array,
     is_complex,
     namespace,
@@ -174,7 +175,7 @@ def prepared(some: Array, *, shift: complex = 0.0, hermitian: bool | None = None
     if not np.all(np.isfinite(largest)) or not cmath.isfinite(shift):
         return None
     asymmetry = to_host(xp.max(xp.abs(a - adjoint), axis=(1, 2)))
-    found = asymmetry <= tolerance(xp, a.dtype, a.shape[-1]) * largest
+    found = asymmetry <= tolerance(eps(a), a.shape[-1]) * largest
     if hermitian is not None:
         if hermitian and not np.all(found):
             return None

@@ -13,12 +13,8 @@ from functools import cache
 from typing import Any, TypeAlias
 
 from specdens._arrays import Array
-from specdens.adapters import (
-    DenseOperator,
-    ExplicitOperator,
-    ForeignOperator,
-    TorchSparseOperator,
-)
+from specdens.adapters import ForeignOperator
+from specdens.explicit import DenseOperator, ExplicitOperator, TorchSparseOperator
 from specdens.linear_operator import LinearOperator
 from specdens.operators import Adjoint
 from specdens.structure import DiagonalPlusLowRank

@@ -12,7 +12,7 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-from specdens._arrays import Array, column_dots, eps
+from specdens._arrays import Array, column_dots
 from specdens._probes import Probes
 from specdens.control import residual_spread
 from specdens.deflation import Captured, Preconditioned, captured_part
@@ -24,10 +24,10 @@ from specdens.operators import Counting
 from specdens.planning import INTERVAL, LEAST_PROBES, Goal
 from specdens.preparation import Problem
 from specdens.prospects import Run, deflation_pays
-from specdens.quadrature import Rule, gauss
+from specdens.quadrature import Rule, gauss, noise_of
 from specdens.results import UNBOUNDED, Estimate, SpectralBounds
-from specdens.sampled import integrated, noise_of, sampled_trace
-from specdens.sampling import column_ranges
+from specdens.sampled import integrated, sampled_trace
+from specdens.sampling import by_blocks
 from specdens.scalar_functions import LOG, LOG_ABS, ScalarFunction
 from specdens.truncation import foreseen_bias
 from specdens.two_levels import Division, divided
@@ -108,7 +108,7 @@ def adaptive_trace(
     first = max(2, min(FIRST_STEPS, run.budget // 8))
     basis.grow(first if goal.steps is None else min(first, goal.steps))
     values = basis.ritz().values
-    noise = noise_of(op, float(values[0]), float(values[-1]))
+    noise = noise_of(problem.n, op.unit, float(values[0]), float(values[-1]))
     if f is LOG_ABS and (values[0] > noise or problem.known.low > 0):
         run = replace(run, f=LOG)
     definite = run.f is LOG and values[0] > noise
@@ -198,8 +198,7 @@ class _Outlook:
 
 def _outlook(run: Run, task: Sampled, factors: list[Tridiagonal], left: int) -> _Outlook:
     """Foretell the errors with runs as long as these, and what else so many products allow."""
-    unit = eps(task.op.xp.empty(0, dtype=task.op.dtype))
-    likely, reported = foreseen_bias([*factors], task.f, task.known, unit=unit)
+    likely, reported = foreseen_bias([*factors], task.f, task.known, unit=task.op.unit)
     spread, mean = _seen(task, factors)
     # What the budget allows, also with a tolerance: the truncation has its share of that.
     stderr = (
@@ -347,7 +346,7 @@ def probes_wanted(goal: Goal, estimate: Estimate, have: int, affordable: int) ->
 def _first_probes(run: Run, task: Sampled, samples: Samples) -> None:
     """Run two probes until their truncation is small beside the noise that will be."""
     fixed = run.goal.steps
-    block, ratios = _probe_block(run, task, range(2, 4))
+    block, ratios = _outside(task, run.probes.block(range(2, 4)))
     alphas, betas = [], []
     for step in lanczos_steps(task.op, block, max(1, run.left // 2) if fixed is None else fixed):
         alphas.append(step.alpha)
@@ -364,33 +363,32 @@ def _sample(run: Run, task: Sampled, samples: Samples, steps: int, count: int) -
     # The first two probes are the basis, or its starting vectors.
     first = have if task.deflated == 0 else have + 2
 
-    def one(columns: range) -> list[Tridiagonal]:
-        block, ratios = _probe_block(run, task, columns)
+    def one(block: Array) -> list[Tridiagonal]:
+        block, ratios = _outside(task, block)
         samples.ratios += ratios
         return tridiagonalize(task.op, block, steps)
 
-    for columns in column_ranges(task.op, run.n, first, first + count):
-        samples.factors += one(columns)
+    wanted = replace(run.probes, count=first + count)
+    samples.factors += by_blocks(task.op, wanted, one, first=first)
 
 
-def _probe_block(run: Run, task: Sampled, columns: range) -> tuple[Array, list[float]]:
-    """Return probes, without what was computed, and their squared norms over the mass."""
-    block = run.probes.block(columns)
+def _outside(task: Sampled, block: Array) -> tuple[Array, list[float]]:
+    """Return probes without what was computed, and their squared norms over the mass."""
     if task.basis is None:
-        return block, [1.0] * len(columns)
+        return block, [1.0] * block.shape[1]
     block = task.basis.remove_from(block, task.columns)
     return block, list(np.real(column_dots(block, block)) / task.mass)
 
 
 def _summary(problem: Problem, run: Run, task: Sampled, samples: Samples) -> Estimate:
     found = integrated(
-        task.op, samples.factors, task.f, task.known, traces=task.traces, mass=task.mass,
+        samples.factors, task.f, task.known, n=run.n, unit=task.op.unit, traces=task.traces,
+        mass=task.mass,
         ratios=None if task.basis is None else np.array(samples.ratios),
         long_runs=samples.long_runs,
     )  # fmt: skip
-    unit = eps(task.op.xp.empty(0, dtype=task.op.dtype))
     # Products with P^(-1/2) or (I - Q Q^H) lose some digits more than those with A.
-    rounding = 1000 * unit * abs(task.offset) / task.mass
+    rounding = 1000 * task.op.unit * abs(task.offset) / task.mass
     truncated = found.truncated
     return summed(
         replace(truncated, bias=truncated.bias + rounding, rounding=truncated.rounding + rounding),

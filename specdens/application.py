@@ -23,10 +23,10 @@ from specdens._arrays import (
     to_host,
     working_dtype,
 )
-from specdens.adapters import ExplicitOperator
 from specdens.chebyshev import expand
 from specdens.estimation import ESCAPED, SINGULAR, finite_pair
 from specdens.exact import UNIT, dense_of
+from specdens.explicit import ExplicitOperator
 from specdens.linear_operator import LinearOperator
 from specdens.matrix_function import (
     Applied,
@@ -45,6 +45,7 @@ from specdens.preparation import (
     require_hermitian,
     require_method,
 )
+from specdens.quadrature import noise_of
 from specdens.results import UNBOUNDED, AccuracyWarning, SpectralBounds
 from specdens.sampling import BLOCK_BYTES, WIDEST, bounds_for
 from specdens.scalar_functions import ScalarFunction, require_domain, scalar_function
@@ -276,7 +277,7 @@ def _exact(problem: Problem, f: ScalarFunction, block: Array) -> tuple[Array, Ve
     spectrum, basis, matvecs = eigensystem(problem)
     x = to_host(spectrum)
     low, high = float(x[0]), float(x[-1])
-    noise = (10 + math.sqrt(problem.n)) * UNIT * max(abs(low), abs(high))
+    noise = noise_of(problem.n, UNIT, low, high)
     require_domain(f, low, noise)
     x = np.maximum(x, 0.0) if f.domain != "real" else x
     y = values_of(f, x)

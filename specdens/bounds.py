@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from specdens._probes import gaussian, key_of
-from specdens.adapters import ExplicitOperator
+from specdens.explicit import ExplicitOperator
 from specdens.lanczos import tridiagonalize
 from specdens.linear_operator import LinearOperator
 from specdens.quadrature import ritz_pairs

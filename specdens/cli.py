@@ -16,9 +16,9 @@ from typing import Any
 import numpy as np
 
 import specdens
-from specdens.adapters import SparseOperator
 from specdens.determinants import is_cheap
 from specdens.exact import predicted_lu_bytes
+from specdens.explicit import SparseOperator
 from specdens.files import MatrixFileError, read_matrix
 from specdens.preparation import prepare
 

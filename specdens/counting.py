@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from specdens._arrays import eps, is_array
+from specdens._arrays import is_array
 from specdens._probes import Probes
 from specdens.bounds import NARROWEST, estimated_bounds
 from specdens.chebyshev import cumulative_weights, damping, to_unit, width
@@ -220,7 +220,7 @@ def _count(
             -np.inf if problem.known.low_rigorous and low <= problem.known.low else low,
             np.inf if problem.known.high_rigorous and high >= problem.known.high else high,
         )
-        truncated = count_by_rules(factors, *ends, eps(op.xp.empty(0, dtype=op.dtype)))
+        truncated = count_by_rules(factors, *ends, op.unit)
     return summed(
         truncated,
         vectors,
@@ -340,7 +340,7 @@ def _by_kernel(
 ) -> Truncated:
     """Count by Jackson-damped moments; what is within two kernel widths of an edge is in doubt."""
     # Where all eigenvalues are equal up to rounding, an end among them leaves out none.
-    unit = eps(op.xp.empty(0, dtype=op.dtype))
+    unit = op.unit
     slack = 4 * NARROWEST * unit * max(abs(interval.low), abs(interval.high))
     low, high = low - slack, high + slack
     interval = widened(interval, 0.01)

@@ -16,7 +16,7 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-from specdens._arrays import Array, is_complex, namespace
+from specdens._arrays import Array, adjoint
 from specdens.krylov_basis import KrylovBasis, RitzPairs
 from specdens.linear_operator import LinearOperator
 from specdens.scalar_functions import ScalarFunction
@@ -117,15 +117,10 @@ class Preconditioned(LinearOperator):
 
     def _root(self, x: Array) -> Array:
         """Return ``P^(-1/2) x``."""
-        return x * self._tau**-0.5 + self._u @ (self._scale * (_adjoint(self._u) @ x))
+        return x * self._tau**-0.5 + self._u @ (self._scale * (adjoint(self._u) @ x))
 
     def _matmat(self, x: Array) -> Array:
         return self._root(self._op.matmat(self._root(x)))
-
-
-def _adjoint(x: Array) -> Array:
-    transposed = namespace(x).matrix_transpose(x)
-    return namespace(x).conj(transposed) if is_complex(x) else transposed
 
 
 @dataclass(frozen=True)

@@ -13,9 +13,9 @@ import numpy as np
 
 from specdens._arrays import Array, is_array, is_complex, namespace, to_host
 from specdens._probes import Probes, make_probes
-from specdens.adapters import ExplicitOperator
 from specdens.chebyshev import damping, width
 from specdens.exact import dense_of
+from specdens.explicit import ExplicitOperator
 from specdens.moments import EscapeError
 from specdens.operators import Counting, finite_real
 from specdens.pencils import whitened

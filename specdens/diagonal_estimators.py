@@ -14,12 +14,12 @@ from typing import Any
 
 import numpy as np
 
-from specdens._arrays import Array, is_complex, namespace
+from specdens._arrays import Array, adjoint, is_complex, namespace
 from specdens._probes import Probes, key_of, require_distribution
 from specdens.effort import require_plain, vectors_for
 from specdens.linear_operator import LinearOperator
 from specdens.sampling import by_blocks, probes_for
-from specdens.sketch import Sketch, adjoint, draw, gram, left_out, product
+from specdens.sketch import Sketch, draw, gram, left_out, product
 
 __all__ = ["DiagonalEstimate", "certain", "estimated_diagonal", "in_double", "real", "squares"]
 

@@ -9,8 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from specdens._arrays import Array, column_dots, eps, is_complex, namespace, to_host
-from specdens.adapters import ExplicitOperator
+from specdens._arrays import Array, column_dots, is_complex, namespace, to_host
 from specdens.diagonal_estimators import (
     DiagonalEstimate,
     certain,
@@ -20,6 +19,7 @@ from specdens.diagonal_estimators import (
     squares,
 )
 from specdens.exact import UNIT, dense_of, spectrum_is_small
+from specdens.explicit import ExplicitOperator
 from specdens.linear_operator import LinearOperator
 from specdens.matrix_function import function_times
 from specdens.operators import Counting
@@ -31,6 +31,7 @@ from specdens.preparation import (
     require_method,
     square_operator,
 )
+from specdens.quadrature import noise_of
 from specdens.results import AccuracyWarning
 from specdens.scalar_functions import ScalarFunction, require_domain, scalar_function
 
@@ -209,7 +210,7 @@ def diagonal_function(
         found = estimated_diagonal(applied, estimated, probes, None, distribution, rng)
         bias = applied.worst / math.sqrt(problem.n)
         found = replace(found, matvecs=problem.matvecs + counted.count, bias_bound=bias)
-        found = _judged(found, moments, eps(problem.op.xp.empty(0, dtype=problem.op.dtype)))
+        found = _judged(found, moments, problem.op.unit)
     found = _in_precision(problem.op, found)
     return (found.value, found) if return_info else found.value
 
@@ -258,7 +259,7 @@ def _by_eigenvectors(problem: Problem, f: ScalarFunction) -> DiagonalEstimate:
         return certain(real(xp.linalg.diagonal(a)))
     spectrum, vectors = xp.linalg.eigh(a)
     low, high = float(spectrum[0]), float(spectrum[-1])
-    require_domain(f, low, (10 + math.sqrt(n)) * UNIT * max(abs(low), abs(high)))
+    require_domain(f, low, noise_of(n, UNIT, low, high))
     if f.domain != "real":
         spectrum = xp.where(spectrum > 0, spectrum, xp.zeros_like(spectrum))
     if f.own:

@@ -8,8 +8,8 @@ from specdens.counting import count_by_rules
 from specdens.densities import MARGIN
 from specdens.estimation import summed
 from specdens.preparation import checked_count
+from specdens.quadrature import noise_of
 from specdens.results import Estimate
-from specdens.sampled import noise_at
 from specdens.sampling import moments_of_rules
 from specdens.spectral_density import SpectralDensity
 from specdens.spectral_run import SpectralRun
@@ -23,7 +23,7 @@ def count_of(run: SpectralRun, low: float, high: float) -> Estimate:
     if not low <= high:
         msg = f"the interval is [{low}, {high}]; expected low <= high."
         raise ValueError(msg)
-    slack = noise_at(run.n, run.unit, *run.ends) if run.n else 0.0
+    slack = noise_of(run.n, run.unit, *run.ends) if run.n else 0.0
     inside = sum(times for x, times in run.atoms if low - slack <= x <= high + slack)
     if run.eigenvalues is not None:
         found = (run.eigenvalues >= low - slack) & (run.eigenvalues <= high + slack)

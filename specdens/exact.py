@@ -21,7 +21,7 @@ from specdens._arrays import (
     require_finite,
     to_host,
 )
-from specdens.adapters import DenseOperator, ExplicitOperator
+from specdens.explicit import DenseOperator, ExplicitOperator
 from specdens.linear_operator import LinearOperator
 
 __all__ = [

@@ -10,8 +10,8 @@ import numpy as np
 
 from specdens.bounds import RESIDUALS, SHARE
 from specdens.estimation import SINGULAR, finite_pair
+from specdens.quadrature import noise_of
 from specdens.results import Estimate, SpectralBounds
-from specdens.sampled import noise_at
 from specdens.scalar_functions import ScalarFunction
 from specdens.spectral_run import SpectralRun
 
@@ -34,7 +34,7 @@ def bounds_of(run: SpectralRun) -> SpectralBounds:
         return SpectralBounds(low, high, True, True, "eigenvalues", inner=(low, high))
     room = RESIDUALS * residuals + SHARE * (high - low)
     below, above = float(low - room[np.argmin(nodes)]), float(high + room[np.argmax(nodes)])
-    noise = noise_at(run.n, run.unit, low, high)
+    noise = noise_of(run.n, run.unit, low, high)
     # A stated bound that a Ritz value contradicts is none.
     low_proved = known.low_rigorous and below <= known.low <= low + noise
     high_proved = known.high_rigorous and high - noise <= known.high <= above
@@ -61,7 +61,7 @@ def condition_of(run: SpectralRun) -> Estimate:
     smallest, largest = float(sizes[near]), float(sizes[far])
     shared: dict[str, Any] = {"matvecs": run.matvecs, "samples": len(run.factors)}
     shared |= {"method": run.method, "bounds": finite_pair(bounds_of(run)), "seed": run.seed}
-    if smallest <= noise_at(run.n, run.unit, *run.ends):
+    if smallest <= noise_of(run.n, run.unit, *run.ends):
         flags = (SINGULAR,) if smallest > 0 else ()
         return Estimate(value=math.inf, flags=flags, converged=not flags, **shared)
     least, most = smallest - residuals[near], largest + residuals[far]

@@ -12,10 +12,11 @@ from specdens._arrays import Array, is_array, namespace, to_host
 from specdens._batch import Answers, Stack, over_stack, prepared, stack_of
 from specdens._histories import is_followed, is_on
 from specdens._probes import Probes, key_of
-from specdens.adapters import ExplicitOperator, aslinearoperator
+from specdens.adapters import aslinearoperator
 from specdens.adaptive import adaptive_trace
 from specdens.estimation import ILL_CONDITIONED, OVERFLOW, SINGULAR, advice
 from specdens.exact import UNIT, Factored, dense_of, slogdet, slogdets
+from specdens.explicit import ExplicitOperator
 from specdens.guarantee import guaranteed_trace
 from specdens.pencils import whitened
 from specdens.planning import Goal, goal_of
@@ -26,6 +27,7 @@ from specdens.preparation import (
     require_hermitian,
     require_method,
 )
+from specdens.quadrature import noise_of
 from specdens.results import Estimate, warn_of_doubt
 from specdens.rules import trace_function_by_parts
 from specdens.sampled import sampled_trace
@@ -119,8 +121,8 @@ def trace_function(
     -----
     Costs ``ceil(moments / 2)`` products with each probe; ``"chebyshev"`` without `bounds` 20 more.
     Where the derivatives of f have known signs (log, inv, exp, sqrt, xlogx) and the end of the
-    spectrum that matters is known, Gauss and Gauss-Radau rules bracket the truth, their mean is
-    returned, and half their distance is a rigorous bias bound.
+    spectrum that matters is known, Gauss and Gauss-Radau rules bracket the truth: the value lies
+    between them, and its distance to the farther one is a rigorous bias bound.
 
     Results for Torch carry a gradient, as those of `logdet` do.
 
@@ -277,7 +279,7 @@ def _of_factored(f: ScalarFunction, found: Factored | None, xp: Any, spectrum: A
 def trace_of_eigenvalues(xp: Any, spectrum: Array, f: ScalarFunction) -> Estimate:
     """Return the sum of f over all eigenvalues, in ascending order; log of noise is that of 0."""
     low, high = float(spectrum[0]), float(spectrum[-1])
-    noise = (10 + math.sqrt(spectrum.shape[0])) * UNIT * max(abs(low), abs(high))
+    noise = noise_of(spectrum.shape[0], UNIT, low, high)
     require_domain(f, low, noise)
     if f.domain != "real":
         spectrum = xp.where(spectrum > 0, spectrum, xp.zeros_like(spectrum))

@@ -9,11 +9,11 @@ import math
 
 import numpy as np
 
-from specdens._arrays import Array, column_dots
+from specdens._arrays import Array, adjoint, column_dots
 from specdens.linear_operator import LinearOperator
 from specdens.operators import Counting
 from specdens.results import Estimate
-from specdens.sketch import Sketch, adjoint, draw, gram, no_columns, product
+from specdens.sketch import Sketch, draw, gram, no_columns, product
 from specdens.tolerance import Tolerance
 
 __all__ = ["adaptive_hutch_plus_plus", "hutch_plus_plus"]

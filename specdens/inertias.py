@@ -15,10 +15,11 @@ from array_api_compat import is_numpy_array
 
 from specdens._arrays import Array, default_namespace, is_complex, namespace, to_host
 from specdens._probes import gaussian
-from specdens.adapters import ExplicitOperator, SparseOperator, TorchSparseOperator
 from specdens.exact import UNIT, balanced, dense_of, slogdet
+from specdens.explicit import ExplicitOperator, SparseOperator, TorchSparseOperator
 from specdens.linear_operator import LinearOperator
 from specdens.preparation import Problem, prepare, require_hermitian
+from specdens.quadrature import noise_of
 from specdens.structure import DiagonalPlusLowRank, Kronecker
 from specdens.union import eigenvalues, eigenvalues_are_cheap, union
 
@@ -204,7 +205,7 @@ def _signs(spectrum: Array, shift: float, *, noise: float | None = None) -> Iner
     """Count the signs of all eigenvalues; those within the rounding of the largest are zero."""
     xp, n = namespace(spectrum), spectrum.shape[0]
     if noise is None:
-        noise = (10 + math.sqrt(n)) * UNIT * float(xp.max(xp.abs(spectrum)))
+        noise = noise_of(n, UNIT, 0.0, float(xp.max(xp.abs(spectrum))))
     moved = spectrum + shift
     positive, negative = (
         int(xp.sum(xp.astype(side, xp.int64))) for side in (moved > noise, moved < -noise)

@@ -11,7 +11,7 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-from specdens._arrays import Array, eps, is_complex, namespace, to_host
+from specdens._arrays import Array, adjoint, eps, is_complex, to_host
 from specdens.lanczos import NotHermitianError, Tridiagonal
 from specdens.linear_operator import LinearOperator
 
@@ -103,9 +103,9 @@ class KrylovBasis:
             msg = "a product with A contains NaN or infinity; expected finite numbers."
             raise ValueError(msg)
         basis = self.vectors(include_next=True)
-        overlap = _adjoint(basis) @ product
+        overlap = adjoint(basis) @ product
         rest = product - basis @ overlap
-        again = _adjoint(basis) @ rest
+        again = adjoint(basis) @ rest
         rest = rest - basis @ again
         column = to_host(overlap) + to_host(again)
         self._require_hermitian(column[:old])
@@ -136,7 +136,7 @@ class KrylovBasis:
     def _extend(self, rest: Array) -> None:
         """Orthonormalise the residual block; drop directions that are rounding noise."""
         xp = self.op.xp
-        gram = to_host(_adjoint(rest) @ rest)
+        gram = to_host(adjoint(rest) @ rest)
         squares, turn = np.linalg.eigh((gram + gram.conj().T) / 2)
         scale = float(np.abs(self._t).max())
         room = self.op.shape[0] - self.size
@@ -148,9 +148,9 @@ class KrylovBasis:
         directions = rest @ self._device(turn[:, kept] / np.sqrt(squares[kept]))
         directions, _ = xp.linalg.qr(directions)
         basis = self.vectors()
-        directions = directions - basis @ (_adjoint(basis) @ directions)
+        directions = directions - basis @ (adjoint(basis) @ directions)
         self._next, _ = xp.linalg.qr(directions)
-        self._last = to_host(_adjoint(self._next) @ rest)
+        self._last = to_host(adjoint(self._next) @ rest)
         self._store(self._next)
 
     def _store(self, block: Array) -> None:
@@ -212,10 +212,5 @@ class KrylovBasis:
         """Return the components of a block orthogonal to the first vectors of the basis."""
         basis = self.vectors()[:, :columns]
         for _ in range(2):
-            block = block - basis @ (_adjoint(basis) @ block)
+            block = block - basis @ (adjoint(basis) @ block)
         return block
-
-
-def _adjoint(x: Array) -> Array:
-    transposed = namespace(x).matrix_transpose(x)
-    return namespace(x).conj(transposed) if is_complex(x) else transposed

@@ -16,7 +16,7 @@ from typing import Any, Protocol, TypeAlias
 
 import numpy as np
 
-from specdens._arrays import Array, column_dots, eps, to_host
+from specdens._arrays import Array, column_dots, to_host
 from specdens.linear_operator import LinearOperator
 from specdens.operators import Counting
 from specdens.results import Estimate
@@ -255,7 +255,7 @@ def _of_definite(op: LinearOperator, tests: Array, images: Array) -> _OfDefinite
     n = tests.shape[0]
     h, masses = gram(tests, images), gram(tests, tests)
     size = math.sqrt(float(np.sum(np.real(column_dots(images, images)))))
-    noise = eps(op.xp.empty(0, dtype=op.dtype)) * size
+    noise = op.unit * size
     asymmetry = float(np.linalg.norm(h - h.conj().T))
     if asymmetry > ASYMMETRY * math.sqrt(n) * noise:
         raise ValueError(_not_definite(f"<x, A y> and <A x, y> differ by {asymmetry:.3g}"))

@@ -10,11 +10,11 @@ import numpy as np
 
 from specdens._arrays import Array, column_dots, eps, is_complex, to_host
 from specdens._probes import Probes
-from specdens.adapters import SparseOperator, TorchSparseOperator
 from specdens.application import columns_like
 from specdens.determinants import is_cheap
-from specdens.estimation import summed
+from specdens.estimation import CONTRADICTED, summed
 from specdens.exact import NOISE, UNIT, dense_of, slogdet
+from specdens.explicit import SparseOperator, TorchSparseOperator
 from specdens.lanczos import Tridiagonal, tridiagonalize
 from specdens.operators import Counting
 from specdens.preparation import (
@@ -26,7 +26,7 @@ from specdens.preparation import (
 )
 from specdens.quadratic_forms import as_values, described, judged, warn_of_worst
 from specdens.results import Estimate
-from specdens.sampling import by_blocks, probes_for
+from specdens.sampling import by_blocks, known_traces, probes_for
 from specdens.scalar_functions import LOG, NAMED
 from specdens.truncation import integrate_factors
 
@@ -214,7 +214,12 @@ def _from_one_run(
         half = block.shape[1]
         infos = [_sum(a, b) for a, b in zip(infos[:half], infos[half:], strict=True)]
     spent = problem.matvecs + op.count - sum(info.matvecs for info in infos)
-    truncated = integrate_factors(list(factors), LOG, known, unit=unit)
+    traces = known_traces(op, vectors)
+    truncated = integrate_factors(
+        list(factors), LOG, known, unit=unit, traces=traces, mass=float(problem.n)
+    )
+    if truncated.contradicted:
+        flags = (*flags, CONTRADICTED)
     determinant = summed(
         truncated, vectors, method="lanczos", matvecs=spent, bounds=known, flags=flags
     )

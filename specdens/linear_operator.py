@@ -55,6 +55,11 @@ class LinearOperator(ABC):
         self.shape, self.dtype, self.xp, self.device = shape, dtype, xp, device
         self.result_dtype = real_result(xp, dtype) if result_dtype is None else result_dtype
 
+    @property
+    def unit(self) -> float:
+        """The unit roundoff of products."""
+        return float(self.xp.finfo(self.dtype).eps)
+
     def power_traces(self) -> tuple[float, ...]:
         """Return tr A, tr A^2, ... of a Hermitian A as far as they are known without a product."""
         return ()

@@ -18,6 +18,7 @@ from specdens._arrays import Array, column_dots, device, eps, is_complex, namesp
 from specdens.estimation import ESCAPED, ILL_CONDITIONED, SINGULAR
 from specdens.lanczos import EXACT_UP_TO, Tridiagonal, assembled, lanczos_steps
 from specdens.linear_operator import LinearOperator
+from specdens.quadrature import noise_of
 from specdens.results import UNBOUNDED, SpectralBounds
 from specdens.scalar_functions import ScalarFunction, require_domain
 
@@ -244,7 +245,7 @@ class _Small:
 
     def noise(self, low: float, high: float) -> float:
         """Return how far rounding may move eigenvalues."""
-        return (10 + math.sqrt(self.n)) * self.unit * max(abs(low), abs(high))
+        return noise_of(self.n, self.unit, low, high)
 
     def require_values(self, solved: _Solved) -> None:
         """Raise a ValueError where f is not defined or not finite."""

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 
-from specdens._arrays import eps, magnitude, power_of_two, to_host
+from specdens._arrays import magnitude, power_of_two, to_host
 from specdens._probes import Probes, gaussian
-from specdens.adapters import ExplicitOperator
 from specdens.adaptive import BIAS_SHARE, judged, probes_wanted, require_lanczos
 from specdens.control import controlled, residual_spread
 from specdens.estimation import CONTRADICTED, ESCAPED, SINGULAR, summed
+from specdens.explicit import ExplicitOperator
 from specdens.lanczos import (
     Bidiagonal,
     assembled_bidiagonals,
@@ -25,7 +26,7 @@ from specdens.preparation import Problem
 from specdens.quadrature import Rule, gauss
 from specdens.results import UNBOUNDED, Estimate
 from specdens.sampled import sampled_trace
-from specdens.sampling import bidiagonals, column_ranges
+from specdens.sampling import bidiagonals, by_blocks
 from specdens.scalar_functions import LOG
 from specdens.truncation import foreseen_bias, integrate_factors
 
@@ -76,8 +77,8 @@ def _to_accuracy(problem: Problem, goal: Goal, probes: Probes) -> Estimate:
         more = probes_wanted(goal, estimate, have, (budget - op.count) // (2 * steps))
         if more < 1:
             return judged(goal, estimate)
-        for columns in column_ranges(op, problem.n, have, have + more):
-            factors += bidiagonalize(op, probes.block(columns), steps)
+        wanted = replace(probes, count=have + more)
+        factors += by_blocks(op, wanted, partial(bidiagonalize, op, steps=steps), first=have)
 
 
 def _pilot(
@@ -113,7 +114,7 @@ def _enough(
     stderr = math.sqrt(2 * n * spread / (goal.probes or max(1, budget // (2 * steps))))
     if goal.tolerant:
         stderr = max(stderr, goal.tolerance(float(value)) / INTERVAL)
-    unit = eps(problem.op.xp.empty(0, dtype=problem.op.dtype))
+    unit = problem.op.unit
     bias = foreseen_bias([*factors], LOG, problem.known, unit=unit)[1]
     return bool(n * bias <= BIAS_SHARE * stderr + 1e-12 * abs(value))
 
@@ -150,7 +151,7 @@ def _summary(
         ``||A||_F``, where it may serve: its square, ``tr A^H A``, is a control variate of degree 1.
     """
     rules = [gauss(factor) for factor in factors]
-    unit = eps(op.xp.empty(0, dtype=op.dtype))
+    unit = op.unit
     smallest = min(float(rule.nodes[0]) for rule in rules)
     largest = max(float(rule.nodes[-1]) for rule in rules)
     flags: tuple[str, ...] = ()

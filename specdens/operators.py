@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 
 from specdens._arrays import Array, column_dots
-from specdens.adapters import RANGE, aslinearoperator
+from specdens.adapters import aslinearoperator
+from specdens.explicit import RANGE
 from specdens.linear_operator import LinearOperator
 
 __all__ = [

@@ -13,16 +13,11 @@ from typing import Any
 
 import numpy as np
 
-from specdens._arrays import Array, is_complex, namespace, to_host
-from specdens.adapters import (
-    DenseOperator,
-    ExplicitOperator,
-    SparseOperator,
-    TorchSparseOperator,
-    aslinearoperator,
-)
+from specdens._arrays import Array, adjoint, to_host
+from specdens.adapters import aslinearoperator
 from specdens.bounds import known_bounds
 from specdens.exact import NOISE, dense_of, slogdet, spectrum_is_small
+from specdens.explicit import DenseOperator, ExplicitOperator, SparseOperator, TorchSparseOperator
 from specdens.linear_operator import LinearOperator
 from specdens.operators import Scaled, Sum
 from specdens.preparation import is_known_hermitian, square_operator
@@ -110,8 +105,8 @@ def whitened(A: Any, B: Any) -> LinearOperator:
     if not dense:
         return op
     half = factor.solve(dense_of(a))
-    found = factor.solve(_adjoint(half))  # F^-1 A^H F^-H
-    found = (found + _adjoint(found)) / 2 if op.hermitian else _adjoint(found)
+    found = factor.solve(adjoint(half))  # F^-1 A^H F^-H
+    found = (found + adjoint(found)) / 2 if op.hermitian else adjoint(found)
     explicit = aslinearoperator(found)
     explicit.result_dtype = op.result_dtype
     return explicit
@@ -144,11 +139,6 @@ def _require_definite(definite: bool) -> None:
         raise ValueError(msg)
 
 
-def _adjoint(x: Array) -> Array:
-    x = namespace(x).matrix_transpose(x)
-    return namespace(x).conj(x) if is_complex(x) else x
-
-
 def _dense_factor(b: ExplicitOperator) -> Factor:
     """Return the Cholesky factor, inverted once: the standard has no triangular solves."""
     xp, n = b.xp, b.shape[0]
@@ -166,7 +156,7 @@ def _dense_factor(b: ExplicitOperator) -> Factor:
 
         return product
 
-    return Factor(times(inverse), times(_adjoint(inverse)), found.logabsdet, found.rounding)
+    return Factor(times(inverse), times(adjoint(inverse)), found.logabsdet, found.rounding)
 
 
 def _sparse_factor(b: ExplicitOperator, matrix: Any) -> Factor:

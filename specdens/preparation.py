@@ -8,10 +8,11 @@ from typing import Any
 
 import numpy as np
 
-from specdens._arrays import Array, column_dots, eps, magnitude, scalar
+from specdens._arrays import Array, column_dots, magnitude, scalar
 from specdens._probes import gaussian
-from specdens.adapters import ExplicitOperator, aslinearoperator
+from specdens.adapters import aslinearoperator
 from specdens.bounds import known_bounds, stated_bounds
+from specdens.explicit import ExplicitOperator
 from specdens.linear_operator import LinearOperator
 from specdens.operators import Shifted, finite_number
 from specdens.results import UNBOUNDED, SpectralBounds
@@ -242,9 +243,9 @@ def is_known_hermitian(op: LinearOperator) -> bool:
 
 
 def _tolerance(op: LinearOperator) -> float:
-    return tolerance(op.xp, op.dtype, op.shape[0])
+    return tolerance(op.unit, op.shape[0])
 
 
-def tolerance(xp: Any, dtype: Any, n: int) -> float:
+def tolerance(unit: float, n: int) -> float:
     """Return the relative asymmetry that rounding alone can cause."""
-    return 10 * eps(xp.empty(0, dtype=dtype)) * (1 + math.sqrt(n))
+    return 10 * unit * (1 + math.sqrt(n))

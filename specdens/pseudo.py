@@ -7,10 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from specdens._arrays import eps
-from specdens.adapters import ExplicitOperator
 from specdens.estimation import advice, summed
 from specdens.exact import dense_of
+from specdens.explicit import ExplicitOperator
 from specdens.linear_operator import LinearOperator
 from specdens.operators import Adjoint, Counting, finite_real
 from specdens.preparation import as_result, checked_count, finite_operator, require_method
@@ -123,7 +122,7 @@ def _pseudo(
         raise ValueError(str(error)) from None
     rules = [gauss(factor) for factor in factors]
     cut = relative * max(rule.nodes[-1] for rule in rules) if tol is None else tol
-    unit = eps(op.xp.empty(0, dtype=op.dtype))
+    unit = op.unit
     f = ScalarFunction("log above tol", lambda _, x: np.log(np.where(x > cut, x, 1.0)))
     truncated = integrate_factors(list(factors), f, UNBOUNDED, unit=unit)
     found = summed(truncated, vectors, method="lanczos", matvecs=counted.count, bounds=None)

@@ -24,7 +24,7 @@ from specdens.preparation import (
     require_hermitian,
     require_method,
 )
-from specdens.quadrature import gauss
+from specdens.quadrature import gauss, noise_of
 from specdens.results import UNBOUNDED, Estimate, SpectralBounds, warn_of_doubt
 from specdens.sampling import bounds_for
 from specdens.scalar_functions import ScalarFunction, require_domain, scalar_function
@@ -93,8 +93,8 @@ def quadratic_form(
     -----
     Costs ``ceil(moments / 2)`` products with each column; ``"chebyshev"`` without `bounds` 20 more.
     Where the derivatives of f have known signs (log, inv, exp, sqrt, xlogx) and the end of the
-    spectrum that matters is known, Gauss and Gauss-Radau rules bracket the truth: their mean is
-    returned, and half their distance is a rigorous bound.
+    spectrum that matters is known, Gauss and Gauss-Radau rules bracket the truth: the value
+    lies between them, and its distance to the farther one is a rigorous bound.
 
     References
     ----------
@@ -168,7 +168,7 @@ def _exact(problem: Problem, f: ScalarFunction, block: Array) -> list[Estimate]:
     xp = problem.op.xp
     spectrum, basis, matvecs = eigensystem(problem)
     x = to_host(spectrum)
-    noise = _noise(problem, x[0], x[-1], UNIT)
+    noise = noise_of(problem.n, UNIT, float(x[0]), float(x[-1]))
     require_domain(f, float(x[0]), noise)
     x = np.maximum(x, 0.0) if f.domain != "real" else x
     y = f.on_host(x)
@@ -194,11 +194,6 @@ def _exact(problem: Problem, f: ScalarFunction, block: Array) -> list[Estimate]:
             )
         )
     return found
-
-
-def _noise(problem: Problem, low: float, high: float, unit: float) -> float:
-    """Return how far rounding may move eigenvalues."""
-    return (10 + math.sqrt(problem.n)) * unit * float(max(abs(low), abs(high)))
 
 
 def _sampled(
@@ -239,7 +234,7 @@ def judged(
     rules = [gauss(t) for t in factors]
     low = min(float(rule.nodes[0]) for rule in rules)
     high = max(float(rule.nodes[-1]) for rule in rules)
-    noise = _noise(problem, low, high, eps(problem.op.xp.empty(0, dtype=problem.op.dtype)))
+    noise = noise_of(problem.n, problem.op.unit, low, high)
     known = problem.known
     flags: tuple[str, ...] = ()
     if low < known.low - noise or high > known.high + noise:
@@ -262,7 +257,7 @@ def described(
     flags: tuple[str, ...],
 ) -> list[Estimate]:
     """Return an estimate for each column, from its value for mass 1."""
-    relative = math.sqrt(eps(op.xp.empty(0, dtype=op.dtype)))
+    relative = math.sqrt(op.unit)
     found = []
     for part, mass in zip(parts, squares, strict=True):
         value = (mass * part.values[0]).item()

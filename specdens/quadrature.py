@@ -7,6 +7,7 @@ rules bracket the truth.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
@@ -14,7 +15,7 @@ import numpy as np
 
 from specdens.lanczos import Bidiagonal, Tridiagonal
 
-__all__ = ["Rule", "averaged", "gauss", "radau", "ritz_pairs"]
+__all__ = ["Rule", "averaged", "gauss", "noise_of", "radau", "ritz_pairs"]
 
 Host: TypeAlias = np.ndarray[Any, Any]
 
@@ -143,3 +144,18 @@ def averaged(factor: Tridiagonal) -> Rule | None:
         np.concatenate([diagonal, diagonal[-2::-1]]),
         np.concatenate([off_diagonal, [factor.residual], off_diagonal[-2::-1]]),
     )
+
+
+def noise_of(n: int, unit: float, low: float, high: float) -> float:
+    """Return how far rounding may move the eigenvalues of a matrix, or put Ritz values beyond.
+
+    Parameters
+    ----------
+    n : int
+        Order.
+    unit : float
+        Unit roundoff of the products.
+    low, high : float
+        The extreme ones.
+    """
+    return (10 + math.sqrt(n)) * unit * max(abs(low), abs(high))

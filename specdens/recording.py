@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from specdens._arrays import eps, is_array, to_host
+from specdens._arrays import is_array, to_host
 from specdens._probes import Probes
 from specdens.exact import dense_of
 from specdens.lanczos import bidiagonalize, tridiagonalize
@@ -43,7 +43,7 @@ def record(
         n=problem.n,
         shift=problem.real_shift,
         moments=moments,
-        unit=_unit_of(problem.op),
+        unit=problem.op.unit,
         known=problem.known,
         stated=problem.stated,
         eigenvalues=np.zeros(0),
@@ -91,7 +91,7 @@ def record_singular(
     n = narrow.shape[1]
     known = replace(UNBOUNDED, low=0.0, low_rigorous=True, how="construction")
     empty = SpectralRun(
-        n=n, shift=0.0, moments=moments, unit=_unit_of(op), known=known, stated=False,
+        n=n, shift=0.0, moments=moments, unit=op.unit, known=known, stated=False,
         eigenvalues=np.zeros(0), singular=True,
     )  # fmt: skip
     if n == 0:
@@ -156,10 +156,6 @@ def extended(
         added = range(numbers.stop, numbers.stop + probes - count)
         found = found.merged(record(problem, moments, added, "lanczos", key))
     return found
-
-
-def _unit_of(op: LinearOperator) -> float:
-    return eps(op.xp.empty(0, dtype=op.dtype))
 
 
 def _without_atoms(problem: Problem) -> tuple[Problem, tuple[tuple[float, int], ...]]:

@@ -22,6 +22,7 @@ from specdens.exact import slogdet as dense_slogdet
 from specdens.linear_operator import LinearOperator
 from specdens.operators import Scaled, Shifted, Sum
 from specdens.preparation import Problem, prepare
+from specdens.quadrature import noise_of
 from specdens.results import Estimate
 from specdens.scalar_functions import LOG, ScalarFunction
 from specdens.structure import BlockDiagonal, DiagonalPlusLowRank, Kronecker, Permuted
@@ -209,7 +210,7 @@ def _product_of_eigenvalues(problem: Problem) -> Signed:
     """Return sign and log|det| from all eigenvalues of a Hermitian A; the shift may be complex."""
     xp = problem.op.xp
     spectrum, matvecs = eigenvalues(problem.op)
-    noise = (10 + math.sqrt(problem.n)) * UNIT * float(xp.max(xp.abs(spectrum)))
+    noise = noise_of(problem.n, UNIT, 0.0, float(xp.max(xp.abs(spectrum))))
     if complex(problem.shift).imag:
         spectrum = xp.astype(spectrum, xp.complex128) + problem.shift
     else:

@@ -10,7 +10,6 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-from specdens._arrays import eps
 from specdens._probes import Probes
 from specdens.estimation import (
     CONTRADICTED,
@@ -22,11 +21,10 @@ from specdens.estimation import (
     summed,
 )
 from specdens.lanczos import Bidiagonal, Tridiagonal
-from specdens.linear_operator import LinearOperator
 from specdens.moments import EscapeError
 from specdens.operators import Counting
 from specdens.preparation import Problem
-from specdens.quadrature import gauss
+from specdens.quadrature import gauss, noise_of
 from specdens.results import UNBOUNDED, Estimate, SpectralBounds
 from specdens.sampling import (
     bounds_for,
@@ -38,14 +36,7 @@ from specdens.sampling import (
 from specdens.scalar_functions import INV, LOG, LOG_ABS, ScalarFunction, require_domain
 from specdens.truncation import Truncated, integrate_factors, integrate_moments
 
-__all__ = [
-    "Integrated",
-    "integrated",
-    "integrated_factors",
-    "noise_at",
-    "noise_of",
-    "sampled_trace",
-]
+__all__ = ["Integrated", "integrated", "sampled_trace"]
 
 Host: TypeAlias = np.ndarray[Any, Any]
 Factor: TypeAlias = Tridiagonal | Bidiagonal
@@ -86,15 +77,18 @@ def lanczos_trace(
 ) -> Integrated:
     """Integrate f over the Gauss rules of all probes."""
     factors = tridiagonals(op, probes, moments)
-    return integrated(op, factors, f, problem.known, traces=known_traces(op, probes))
+    return integrated(
+        factors, f, problem.known, n=problem.n, unit=op.unit, traces=known_traces(op, probes)
+    )
 
 
 def integrated(
-    op: LinearOperator,
-    factors: list[Tridiagonal],
+    factors: Sequence[Factor],
     f: ScalarFunction,
     known: SpectralBounds,
     *,
+    n: int,
+    unit: float,
     traces: tuple[float, ...] = (),
     mass: float | None = None,
     ratios: Host | None = None,
@@ -104,11 +98,14 @@ def integrated(
 
     Parameters
     ----------
-    op : LinearOperator, shape (n, n)
-    factors : list of Tridiagonal
+    factors : sequence of Tridiagonal or Bidiagonal
     f : ScalarFunction
         ``log|x|`` becomes log, with the signs turned if need be, where the spectrum has one sign.
     known : SpectralBounds
+    n : int
+        Order of A.
+    unit : float
+        Unit roundoff of the products.
     traces : tuple of float
         ``tr A, tr A^2, ...`` for control variates.
     mass : float, optional
@@ -118,30 +115,9 @@ def integrated(
     long_runs : int
         So many of the first factors have more steps than the others, and correct their truncation.
     """
-    n, unit = op.shape[0], eps(op.xp.empty(0, dtype=op.dtype))
-    mass = float(n) if mass is None else mass
-    return integrated_factors(
-        factors, f, known, n=n, unit=unit, traces=traces, mass=mass, ratios=ratios,
-        long_runs=long_runs,
-    )  # fmt: skip
-
-
-def integrated_factors(
-    factors: Sequence[Factor],
-    f: ScalarFunction,
-    known: SpectralBounds,
-    *,
-    n: int,
-    unit: float,
-    traces: tuple[float, ...],
-    mass: float,
-    ratios: Host | None = None,
-    long_runs: int = 0,
-) -> Integrated:
-    """Do what `integrated` does with the order n and the unit roundoff of A alone."""
     ends = [gauss(factor).nodes[[0, -1]] for factor in factors]
     low, high = float(min(e[0] for e in ends)), float(max(e[1] for e in ends))
-    noise = noise_at(n, unit, low, high)
+    noise = noise_of(n, unit, low, high)
     flags: tuple[str, ...] = ()
     if low < known.low - noise or high > known.high + noise:
         known, flags = UNBOUNDED, (ESCAPED,)
@@ -168,23 +144,13 @@ def integrated_factors(
             values = np.full(len(factors), -math.inf)
             return Integrated(Truncated(values, 0.0, True, 0.0), known, flags)
     found = integrate_factors(
-        list(factors), f, known, unit=unit, traces=traces, mass=mass, ratios=ratios,
-        long_runs=long_runs,
+        list(factors), f, known, unit=unit, traces=traces, mass=float(n) if mass is None else mass,
+        ratios=ratios, long_runs=long_runs,
     )  # fmt: skip
     if found.contradicted:
         flags = (*flags, CONTRADICTED)
     seen = SpectralBounds(max(low, known.low), min(high, known.high), False, False, "Ritz values")
     return Integrated(found, known if finite_pair(known) else seen, flags)
-
-
-def noise_of(op: LinearOperator, low: float, high: float) -> float:
-    """Return how far rounding may put a Ritz value outside the spectrum."""
-    return noise_at(op.shape[0], eps(op.xp.empty(0, dtype=op.dtype)), low, high)
-
-
-def noise_at(n: int, unit: float, low: float, high: float) -> float:
-    """Do what `noise_of` does with the order n and the unit roundoff of A alone."""
-    return (10 + math.sqrt(n)) * unit * max(abs(low), abs(high))
 
 
 def chebyshev_trace(

@@ -25,7 +25,6 @@ __all__ = [
     "bidiagonals",
     "bounds_for",
     "by_blocks",
-    "column_ranges",
     "known_traces",
     "moments_by_chebyshev",
     "moments_by_lanczos",
@@ -71,12 +70,6 @@ def block_width(op: LinearOperator, n: int) -> int:
     """Return how many vectors of length n share a product."""
     item = 16 if op.xp.isdtype(op.dtype, "complex floating") else 8
     return max(1, min(WIDEST, BLOCK_BYTES // max(1, item * n)))
-
-
-def column_ranges(op: LinearOperator, n: int, first: int, end: int) -> list[range]:
-    """Return the numbers of probes, in ranges that share a product."""
-    width = block_width(op, n)
-    return [range(i, min(i + width, end)) for i in range(first, end, width)]
 
 
 def by_blocks(

@@ -12,12 +12,12 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-from specdens._arrays import Array, eps, is_complex, namespace, to_host
+from specdens._arrays import Array, adjoint, to_host
 from specdens._probes import signs, sphere
 from specdens.linear_operator import LinearOperator
 from specdens.operators import Counting
 
-__all__ = ["Sketch", "adjoint", "draw", "gram", "left_out", "no_columns", "product"]
+__all__ = ["Sketch", "draw", "gram", "left_out", "no_columns", "product"]
 
 Host: TypeAlias = np.ndarray[Any, Any]
 
@@ -45,12 +45,6 @@ def product(op: LinearOperator, apply: Callable[[Array], Array], block: Array) -
         msg = "a product with A contains NaN or infinity; expected finite numbers."
         raise ValueError(msg)
     return y
-
-
-def adjoint(a: Array) -> Array:
-    """Return the conjugate transpose of an array."""
-    xp = namespace(a)
-    return xp.matrix_transpose(xp.conj(a) if is_complex(a) else a)
 
 
 def gram(a: Array, b: Array) -> Host:
@@ -140,7 +134,7 @@ class Sketch:
 
     def _noise(self) -> float:
         # The rounding of a product is near 1 unit of its norm.
-        unit = eps(self.op.xp.empty(0, dtype=self.op.dtype))
+        unit = self.op.unit
         return 10 * unit * float(np.linalg.norm(self.triangle))
 
     def rounding(self) -> float:

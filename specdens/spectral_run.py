@@ -14,9 +14,9 @@ from specdens.estimation import SINGULAR, summed
 from specdens.functions import trace_of_eigenvalues
 from specdens.lanczos import Bidiagonal, Tridiagonal
 from specdens.operators import finite_real
-from specdens.quadrature import Rule, gauss, ritz_pairs
+from specdens.quadrature import Rule, gauss, noise_of, ritz_pairs
 from specdens.results import Estimate, SpectralBounds
-from specdens.sampled import integrated_factors, noise_at
+from specdens.sampled import integrated
 from specdens.scalar_functions import LOG, LOG_ABS, ScalarFunction, require_domain
 
 __all__ = ["SpectralRun"]
@@ -201,7 +201,7 @@ class SpectralRun:
     @property
     def nonnegative(self) -> bool:
         """Whether no negative eigenvalue was seen that rounding cannot explain."""
-        return self.n == 0 or self.ends[0] >= -noise_at(self.n, self.unit, *self.ends)
+        return self.n == 0 or self.ends[0] >= -noise_of(self.n, self.unit, *self.ends)
 
     @property
     def complete(self) -> bool:
@@ -227,7 +227,7 @@ class SpectralRun:
         if self.n == 0 or self.eigenvalues is None:
             return self.trace(LOG_ABS)
         smallest = float(np.abs(self.eigenvalues).min())
-        if smallest <= noise_at(self.n, self.unit, *self.ends):
+        if smallest <= noise_of(self.n, self.unit, *self.ends):
             flags = (SINGULAR,) if smallest > 0 else ()
             return Estimate(value=-math.inf, flags=flags, converged=not flags, matvecs=self.matvecs)
         return self.trace(LOG if self.nonnegative else LOG_ABS)
@@ -239,7 +239,7 @@ class SpectralRun:
         if self.eigenvalues is not None:
             return replace(trace_of_eigenvalues(np, self.eigenvalues, f), matvecs=self.matvecs)
         n = self.sampled
-        found = integrated_factors(
+        found = integrated(
             self.factors, f, self.known, n=n, unit=self.unit, traces=self.traces, mass=float(n)
         )
         return summed(
@@ -253,7 +253,7 @@ class SpectralRun:
         )
 
     def _at(self, f: ScalarFunction, x: float) -> Any:
-        require_domain(f, x, noise_at(self.n, self.unit, *self.ends))
+        require_domain(f, x, noise_of(self.n, self.unit, *self.ends))
         x = x if f.domain == "real" else max(x, 0.0)
         return f.on_host(np.array([x]))[0].item()
 

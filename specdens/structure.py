@@ -14,6 +14,7 @@ import numpy as np
 
 from specdens._arrays import (
     Array,
+    adjoint,
     as_dense,
     device,
     is_array,
@@ -372,15 +373,11 @@ class DiagonalPlusLowRank(LinearOperator):
         low, high = (float(end(self._real_diagonal)) for end in (self.xp.min, self.xp.max))
         return low if low == high else None
 
-    def _adjoint_of(self, x: Array) -> Array:
-        x = self.xp.matrix_transpose(x)
-        return self.xp.conj(x) if is_complex(x) else x
-
     def _matmat(self, x: Array) -> Array:
-        update = self.left @ (self.inner @ (self._adjoint_of(self.right) @ x))
+        update = self.left @ (self.inner @ (adjoint(self.right) @ x))
         return self.d[:, None] * x + update
 
     def _rmatmat(self, x: Array) -> Array:
-        update = self.right @ (self._adjoint_of(self.inner) @ (self._adjoint_of(self.left) @ x))
+        update = self.right @ (adjoint(self.inner) @ (adjoint(self.left) @ x))
         d = self.xp.conj(self.d) if is_complex(self.d) else self.d
         return d[:, None] * x + update

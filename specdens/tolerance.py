@@ -6,11 +6,10 @@ import math
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
+from specdens.estimation import MISSED
 from specdens.results import Estimate, two_sided_quantile
 
-__all__ = ["MISSED", "Tolerance", "doublings", "until_agreed"]
-
-MISSED = "the tolerance was not met"
+__all__ = ["Tolerance", "doublings", "until_agreed"]
 
 
 @dataclass(frozen=True)

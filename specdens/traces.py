@@ -20,8 +20,9 @@ from specdens._arrays import (
 )
 from specdens._batch import Answers, over_stack, prepared, stack_of
 from specdens._probes import DEFAULT_COUNT, Probes, key_of, require_distribution
-from specdens.adapters import ExplicitOperator
 from specdens.effort import require_plain, vectors_for
+from specdens.estimation import MISSED
+from specdens.explicit import ExplicitOperator
 from specdens.hutch_plus_plus import adaptive_hutch_plus_plus, hutch_plus_plus
 from specdens.leave_one_out import xnystrace, xtrace, xtrace_or_probes
 from specdens.linear_operator import LinearOperator
@@ -35,7 +36,7 @@ from specdens.preparation import (
 from specdens.results import Estimate, warn_of_doubt
 from specdens.rules import trace_by_parts
 from specdens.sampling import by_blocks, probes_for, standard_error
-from specdens.tolerance import MISSED, Tolerance, doublings, until_agreed
+from specdens.tolerance import Tolerance, doublings, until_agreed
 
 __all__ = ["TRACE_METHODS", "trace"]
 

@@ -6,8 +6,9 @@ import math
 from dataclasses import dataclass, replace
 
 from specdens._arrays import Array
-from specdens.adapters import ExplicitOperator, aslinearoperator
+from specdens.adapters import aslinearoperator
 from specdens.exact import dense_of, spectrum_is_small
+from specdens.explicit import ExplicitOperator
 from specdens.gram_zeros import without_zeros
 from specdens.linear_operator import LinearOperator
 from specdens.operators import Gram, Scaled, Shifted

@@ -8,7 +8,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 
 SPECDENS = """
-    _arrays _probes chebyshev results linear_operator adapters operators lanczos quadrature
+    _arrays _probes chebyshev results linear_operator explicit adapters operators lanczos quadrature
     moments bounds exact preparation gram_zeros structure union inertias pencils control
     sampling scalar_functions truncation estimation rules sampled planning krylov_basis
     deflation prospects two_levels adaptive guarantee matrix_function _histories _autograd

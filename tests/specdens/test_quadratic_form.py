@@ -207,6 +207,19 @@ def test_an_indefinite_matrix_has_no_likelihood(how):
             inv_quad_logdet(matrix, np.ones(3), method=how)
 
 
+def test_the_determinant_beside_a_form_is_that_of_logdet():
+    """With the same probes to the last bit: known traces correct it, too."""
+    a = with_spectrum(np.linspace(0.5, 4, 60), rng=0)
+    options = {"moments": 60, "probes": 12, "method": "lanczos", "rng": 3}
+    (_, value), (_, info) = inv_quad_logdet(a, np.ones(60), return_info=True, **options)
+    alone, other = logdet(a, return_info=True, **options)
+    assert value == pytest.approx(alone, rel=1e-12)
+    assert info.stderr == pytest.approx(other.stderr, rel=1e-9)
+    wrong = aslinearoperator(lambda x: a @ x, n=60, matmat=lambda x: a @ x, hermitian=True, trace=1)
+    with pytest.warns(AccuracyWarning, match="contradict"):
+        inv_quad_logdet(wrong, np.ones(60), **options)
+
+
 def test_the_empty_pair():
     assert inv_quad_logdet(np.zeros((0, 0)), np.zeros(0)) == (0, 0)
 

@@ -1,0 +1,403 @@
+"""Matrices whose entries are at hand, dense or sparse, as `LinearOperator`s."""
+
+from __future__ import annotations
+
+import itertools
+import math
+import warnings
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+
+from specdens._arrays import (
+    Array,
+    device,
+    is_complex,
+    namespace,
+    on_cpu,
+    power_of_two,
+    result_dtype,
+    to_host,
+    working_dtype,
+)
+from specdens.linear_operator import LinearOperator
+from specdens.results import AccuracyWarning
+
+__all__ = [
+    "RANGE",
+    "DenseOperator",
+    "ExplicitOperator",
+    "SparseOperator",
+    "TorchSparseOperator",
+    "source_of",
+]
+
+SQUARE_FLOPS = 32
+"""Multiplications in A^2, as a multiple of A's entries, up to which tr A^3 and tr A^4 are cheap."""
+
+SQUARED_AT_ONCE = 2**24
+
+RANGE = (1e-70, 1e70)
+"""Norms whose fourth powers are floating-point numbers."""
+
+ROWS_AT_ONCE = 2**24
+"""Entries of a dense matrix that a reduction looks at in one go: its temporaries stay small."""
+
+
+class ExplicitOperator(LinearOperator):
+    """A matrix whose entries can be looked at: what they tell costs no product.
+
+    Attributes
+    ----------
+    source : tensor or None
+        The Torch tensor it was made of, if that requires a gradient; the operator itself computes
+        with its numbers alone.
+    """
+
+    source: Any = None
+
+    def values(self) -> Array:
+        """Return the stored entries, in any order and shape."""
+        raise NotImplementedError
+
+    def diagonal(self) -> Array:
+        """Return the diagonal, shape (min(shape),), in the working precision."""
+        raise NotImplementedError
+
+    def absolute_row_sums(self) -> Array:
+        """Return ``sum_j |a_ij|`` in double precision, shape (rows,)."""
+        raise NotImplementedError
+
+    def asymmetry(self) -> float:
+        """Return ``max |A - A^H|`` over the entries of a square matrix."""
+        raise NotImplementedError
+
+    def equals_adjoint(self, tolerance: float) -> bool:
+        """Whether no entry differs from its mirror by more than a share of both its rows.
+
+        That is ``|a_ij - conj(a_ji)| <= tolerance min(max |row i|, max |row j|)``: in a graded
+        matrix the largest entry says nothing of the others.
+        """
+        raise NotImplementedError
+
+    def dense(self) -> Array:
+        """Return the matrix as a dense array in double precision, on its device."""
+        raise NotImplementedError
+
+    @cached_property
+    def largest(self) -> float:
+        """``max |a_ij|``, 0 for an empty matrix; NaN or infinite if an entry is."""
+        values = self.values()
+        if 0 in values.shape:
+            return 0.0
+        return float(self.xp.max(self.xp.abs(values)))
+
+    @property
+    def nnz(self) -> int:
+        """The number of stored entries."""
+        return int(np.prod(self.values().shape))
+
+    def frobenius_norm(self) -> float:
+        """Return the root of the sum of all squared entries, summed in double precision."""
+        return self._frobenius_norm
+
+    @cached_property
+    def _frobenius_norm(self) -> float:
+        # Divided by a power of two, squares neither overflow nor vanish.
+        unit = power_of_two(self.largest)
+        return unit * math.sqrt(sum(_sum_of_squares(self.xp, v / unit) for v in self._portions()))
+
+    def _portions(self) -> list[Array]:
+        """Return the entries in portions, each small enough for a temporary."""
+        return [self.values()]
+
+    def power_traces(self) -> tuple[float, ...]:
+        """Return tr A and tr A^2 = ||A||_F^2 of a Hermitian matrix."""
+        return self._power_traces
+
+    @cached_property
+    def _power_traces(self) -> tuple[float, ...]:
+        xp, diagonal = self.xp, self.diagonal()
+        if is_complex(diagonal):
+            diagonal = xp.real(diagonal)
+        norm = self.frobenius_norm()
+        if not RANGE[0] < norm < RANGE[1]:
+            return ()  # its powers may overflow or vanish
+        return float(xp.sum(xp.astype(diagonal, xp.float64))), norm**2
+
+    def _double(self, a: Array) -> Array:
+        xp = self.xp
+        complex_ = xp.isdtype(self.dtype, "complex floating")
+        return xp.astype(a, xp.complex128 if complex_ else xp.float64)
+
+
+def _sum_of_squares(xp: Any, values: Array) -> float:
+    wide = xp.complex128 if is_complex(values) else xp.float64
+    return float(xp.sum(xp.abs(xp.astype(values, wide)) ** 2))
+
+
+def _warn_of_long_integers(xp: Any, a: Array) -> None:
+    """Warn of integers that double precision cannot hold."""
+    if 0 in a.shape or not xp.isdtype(a.dtype, "integral") or xp.iinfo(a.dtype).bits < 64:
+        return
+    if int(xp.max(a)) > 2**53 or int(xp.min(a)) < -(2**53):
+        msg = "A has integers beyond 2**53, which are rounded to double precision. Scale A first."
+        warnings.warn(msg, AccuracyWarning, stacklevel=4)
+
+
+class DenseOperator(ExplicitOperator):
+    """A dense array."""
+
+    def __init__(self, a: Array) -> None:
+        xp = namespace(a)
+        self.original = a
+        _warn_of_long_integers(xp, a)
+        self.array = xp.astype(a, working_dtype(xp, a.dtype), copy=False)
+        super().__init__(
+            tuple(a.shape), dtype=self.array.dtype, xp=xp, device=device(a),
+            result_dtype=result_dtype(xp, a.dtype),
+        )  # fmt: skip
+        self.hermitian = None
+
+    def _matmat(self, x: Array) -> Array:
+        return self.array @ x
+
+    def _rmatmat(self, x: Array) -> Array:
+        xp = self.xp
+        transposed = xp.matrix_transpose(self.array)
+        if not xp.isdtype(self.dtype, "complex floating"):
+            return transposed @ x
+        return xp.conj(transposed @ xp.conj(x))
+
+    def values(self) -> Array:
+        """Return the entries."""
+        return self.array
+
+    def diagonal(self) -> Array:
+        """Return the diagonal."""
+        return self.xp.linalg.diagonal(self.array)
+
+    def _row_ranges(self) -> list[slice]:
+        rows, columns = self.shape
+        step = max(1, ROWS_AT_ONCE // max(1, columns))
+        return [slice(i, min(i + step, rows)) for i in range(0, rows, step)]
+
+    def _portions(self) -> list[Array]:
+        return [self.array[rows, :] for rows in self._row_ranges()]
+
+    def absolute_row_sums(self) -> Array:
+        """Return the sums of moduli over rows."""
+        xp = self.xp
+        blocks = [xp.abs(self.array[rows, :]) for rows in self._row_ranges()]
+        return xp.concat([xp.sum(block, axis=1, dtype=xp.float64) for block in blocks])
+
+    def asymmetry(self) -> float:
+        """Return the largest deviation from the adjoint."""
+        return max(float(self.xp.max(self._deviations(rows))) for rows in self._row_ranges())
+
+    def equals_adjoint(self, tolerance: float) -> bool:
+        """Whether no entry differs from its mirror by more than a share of both its rows."""
+        if self.asymmetry() == 0:
+            return True
+        xp = self.xp
+        largest = xp.concat([
+            xp.max(xp.abs(self.array[rows, :]), axis=1) for rows in self._row_ranges()
+        ])
+        return all(
+            bool(
+                xp.all(
+                    self._deviations(rows)
+                    <= tolerance * xp.minimum(largest[rows, None], largest[None, :])
+                )
+            )
+            for rows in self._row_ranges()
+        )
+
+    def _deviations(self, rows: slice) -> Array:
+        """Return ``|A - A^H|`` in some rows."""
+        mirror = self.xp.matrix_transpose(self.array[:, rows])
+        if self.xp.isdtype(self.dtype, "complex floating"):
+            mirror = self.xp.conj(mirror)
+        return self.xp.abs(self.array[rows, :] - mirror)
+
+    def dense(self) -> Array:
+        """Return the array in double precision, cast from what was given."""
+        return self._double(self.original)
+
+
+class SparseOperator(ExplicitOperator):
+    """A SciPy or CuPy sparse matrix or array, of any format."""
+
+    def __init__(self, a: Any, xp: Any) -> None:
+        if a.ndim != 2:
+            msg = f"A is a sparse array of shape {a.shape}; expected two dimensions."
+            raise ValueError(msg)
+        if xp.__name__.endswith("numpy") and a.format in {"csr", "csc", "bsr"}:
+            a.check_format(full_check=True)  # an index out of range would read foreign memory
+        dtype = working_dtype(xp, a.dtype)
+        csr = a.tocsr()
+        if csr.dtype != dtype:
+            csr = csr.astype(dtype)
+        if not csr.has_canonical_format:
+            csr = csr.copy()
+            csr.sum_duplicates()
+        self.array = csr
+        super().__init__(
+            tuple(csr.shape), dtype=csr.dtype, xp=xp, device=device(csr.data),
+            result_dtype=result_dtype(xp, a.dtype),
+        )  # fmt: skip
+        self.hermitian = None
+
+    def _matmat(self, x: Array) -> Array:
+        return self.array @ x
+
+    def _rmatmat(self, x: Array) -> Array:
+        if not self.xp.isdtype(self.dtype, "complex floating"):
+            return self.array.T @ x
+        return self.xp.conj(self.array.T @ self.xp.conj(x))
+
+    def values(self) -> Array:
+        """Return the stored entries, shape (nnz,)."""
+        return self.array.data
+
+    def diagonal(self) -> Array:
+        """Return the diagonal."""
+        return self.array.diagonal()
+
+    def absolute_row_sums(self) -> Array:
+        """Return the sums of moduli over rows."""
+        sums = abs(self.array).astype(self.xp.float64).sum(axis=1)
+        return self.xp.reshape(self.xp.asarray(sums), (-1,))
+
+    def asymmetry(self) -> float:
+        """Return the largest deviation from the adjoint."""
+        difference = (self.array - self.array.conj().T).data
+        return float(self.xp.max(self.xp.abs(difference))) if difference.size else 0.0
+
+    @cached_property
+    def _power_traces(self) -> tuple[float, ...]:
+        """Return also tr A^3 and tr A^4 = ||A^2||_F^2 where A^2 costs no more than products."""
+        first = super()._power_traces
+        host = self.xp.__name__.endswith("numpy")
+        if not host or not first or self._square_flops() > SQUARE_FLOPS * self.nnz:
+            return first
+        third, fourth = 0.0, 0.0
+        for rows in self._row_ranges():
+            a = self.array[rows]
+            square = (a @ self.array).astype(np.result_type(self.array.dtype, np.float64))
+            third += float(square.multiply(a.conj()).sum().real)
+            fourth += _sum_of_squares(self.xp, square.data)
+        return (*first, third, fourth)
+
+    def _square_flops(self) -> int:
+        """Return the multiplications in A^2 of a matrix with a symmetric pattern."""
+        return int(np.sum(np.diff(self.array.indptr).astype(np.int64) ** 2))
+
+    def _row_ranges(self) -> list[slice]:
+        count = math.ceil(self._square_flops() / SQUARED_AT_ONCE)
+        edges = np.linspace(0, self.shape[0], count + 1).astype(int)
+        return [slice(a, b) for a, b in itertools.pairwise(edges) if a < b]
+
+    def equals_adjoint(self, tolerance: float) -> bool:
+        """Whether no entry differs from its mirror by more than a share of both its rows."""
+        xp, difference = self.xp, (self.array - self.array.conj().T).tocoo()
+        largest = abs(self.array).max(axis=1).toarray().ravel()
+        least = xp.minimum(largest[difference.row], largest[difference.col])
+        return bool(xp.all(xp.abs(difference.data) <= tolerance * least))
+
+    def dense(self) -> Array:
+        """Return the matrix as a dense array."""
+        return self._double(self.array.toarray())
+
+    def csc_on_host(self) -> Any:
+        """Return a SciPy CSC array in double precision, or None if the matrix lies on a GPU."""
+        from scipy.sparse import csc_array
+
+        if not on_cpu(self.array.data):
+            return None
+        complex_ = np.iscomplexobj(self.array.data)
+        return csc_array(self.array, dtype=np.complex128 if complex_ else np.float64)
+
+
+class TorchSparseOperator(ExplicitOperator):
+    """A Torch sparse tensor (COO, CSR or any other layout), kept as COO."""
+
+    def __init__(self, a: Any) -> None:
+        xp = namespace(a)
+        if a.ndim != 2:
+            msg = f"A is a sparse tensor of shape {tuple(a.shape)}; expected two dimensions."
+            raise ValueError(msg)
+        if a.dense_dim():
+            msg = "A is a hybrid tensor, with dense rows of a sparse one. Pass A.to_dense()."
+            raise ValueError(msg)
+        coo = a.detach().to_sparse_coo().coalesce()
+        self.array = coo.to(working_dtype(xp, coo.dtype))
+        super().__init__(
+            tuple(coo.shape), dtype=self.array.dtype, xp=xp, device=coo.device,
+            result_dtype=result_dtype(xp, a.dtype),
+        )  # fmt: skip
+        self.hermitian = None
+        self.source = source_of(a)
+
+    def _matmat(self, x: Array) -> Array:
+        return self.array @ x
+
+    def _rmatmat(self, x: Array) -> Array:
+        return self._adjoint @ x
+
+    @cached_property
+    def _adjoint(self) -> Any:
+        return self.array.transpose(0, 1).conj().coalesce()
+
+    def values(self) -> Array:
+        """Return the stored entries, shape (nnz,)."""
+        return self.array.values()
+
+    def _gather(self, index: Array, values: Array, size: int) -> Array:
+        sums = self.xp.zeros(size, dtype=values.dtype, device=self.device)
+        return sums.index_add_(0, index, values)
+
+    def diagonal(self) -> Array:
+        """Return the diagonal."""
+        rows, columns = self.array.indices()
+        on = rows == columns
+        return self._gather(rows[on], self.values()[on], min(self.shape))
+
+    def absolute_row_sums(self) -> Array:
+        """Return the sums of moduli over rows."""
+        sizes = self.values().abs().to(self.xp.float64)
+        return self._gather(self.array.indices()[0], sizes, self.shape[0])
+
+    def asymmetry(self) -> float:
+        """Return the largest deviation from the adjoint."""
+        difference = (self.array - self._adjoint).coalesce().values()
+        return float(difference.abs().max()) if difference.numel() else 0.0
+
+    def equals_adjoint(self, tolerance: float) -> bool:
+        """Whether no entry differs from its mirror by more than a share of both its rows."""
+        difference = (self.array - self._adjoint).coalesce()
+        rows, columns = difference.indices()
+        sizes = self.values().abs()
+        largest = self.xp.zeros(self.shape[0], dtype=sizes.dtype, device=self.device)
+        largest = largest.scatter_reduce_(0, self.array.indices()[0], sizes, "amax")
+        least = self.xp.minimum(largest[rows], largest[columns])
+        return bool((difference.values().abs() <= tolerance * least).all())
+
+    def dense(self) -> Array:
+        """Return the matrix as a dense tensor."""
+        return self._double(self.array.to_dense())
+
+    def csc_on_host(self) -> Any:
+        """Return a SciPy CSC array in double precision, or None if the matrix lies on a GPU."""
+        from scipy.sparse import coo_array
+
+        if not on_cpu(self.array):
+            return None
+        indices = self.array.indices().numpy()
+        return coo_array((to_host(self.values()), indices), shape=self.shape).tocsc()
+
+
+def source_of(a: Any) -> Any:
+    """Return a Torch tensor that requires a gradient, and None for anything else."""
+    return a if getattr(a, "requires_grad", False) else None
