@@ -41,7 +41,7 @@ from specdens.lanczos import tridiagonalize
 from specdens.linear_operator import LinearOperator
 from specdens.matrix_function import function_times
 from specdens.operators import Gram
-from specdens.planning import Goal
+from specdens.planning import LEAST_PROBES, Goal
 from specdens.preparation import Problem, plain_number
 from specdens.quadrature import gauss
 from specdens.results import AccuracyWarning, Estimate
@@ -117,6 +117,9 @@ def _probes(problem: Problem, estimate: Estimate, goal: Goal, probes: Any) -> Pr
         count = goal.probes or DEFAULT_COUNT
     elif estimate.deflated or estimate.method == "exact":
         count = max(count, DEFAULT_COUNT)
+    elif estimate.steps and goal.steps is None and goal.probes is None:
+        # All runs as long as the longest: nothing else corrects the truncation of a derivative.
+        count = min(count, max(LEAST_PROBES, estimate.matvecs // estimate.steps))
     return probes_for(problem.shifted, count, estimate.seed or 0)
 
 
@@ -125,7 +128,7 @@ def _steps(estimate: Estimate, goal: Goal, problem: Problem) -> int:
     fixed = math.ceil(goal.moments / 2)
     if not goal.adaptive or goal.steps is not None or estimate.deflated or not estimate.samples:
         return fixed
-    each = estimate.matvecs // estimate.samples
+    each = estimate.steps or estimate.matvecs // estimate.samples
     return max(fixed, each if problem.hermitian else each // 2)
 
 

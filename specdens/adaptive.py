@@ -7,7 +7,9 @@ hands of chance promises a smaller error, it grows; otherwise it serves as the f
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -113,7 +115,9 @@ def adaptive_trace(
         run = replace(run, f=LOG)
     definite = run.f is LOG and values[0] > noise
     if not np.all(np.isfinite(run.f.on_host(run.f.clipped(values)))):
-        return sampled_trace(problem, f, goal.moments, replace(probes, count=2), method)
+        spent = replace(problem, matvecs=problem.matvecs + op.count)
+        moments = max(2, min(goal.moments, 2 * (run.left // 2)))
+        return sampled_trace(spent, f, moments, replace(probes, count=2), method)
     task, samples = _task(problem, run, basis, definite=definite)
     return _estimated(problem, run, task, samples)
 
@@ -140,7 +144,9 @@ def _task(
     task = Sampled(run.op, run.f, problem.known, traces, float(run.n))
     steps = run.goal.steps
     if steps is None:
-        while not basis.exhausted and not _enough(run, task, basis.tridiagonals(), basis.steps):
+        while not basis.exhausted and not _enough(
+            run, task, basis.steps, basis.width, basis.tridiagonals
+        ):
             basis.grow(1)
     elif basis.steps < steps:
         basis.grow(steps - basis.steps)
@@ -148,19 +154,24 @@ def _task(
     return task, Samples(factors, [1.0] * len(factors))
 
 
-def _enough(run: Run, task: Sampled, factors: list[Tridiagonal], steps: int) -> bool:
+def _enough(
+    run: Run, task: Sampled, steps: int, count: int, found: Callable[[], list[Tridiagonal]]
+) -> bool:
     """Whether more steps would no longer make the interval narrower, or not by as much as probes.
 
     With a tolerance the truncation may take a share of it; with a budget, steps that leave fewer
     probes go on as long as the last fifth of them has made the interval narrower.
     """
-    if steps < 3 and all(factor.residual > 0 for factor in factors):
+    if steps < 3 and all(factor.residual > 0 for factor in found()):
         return False
     few = LEAST_PROBES if run.goal.probes is None else run.goal.probes
-    if (few - len(factors)) * (steps + 1) >= run.left - len(factors):
-        return run.left < len(factors) or not _truncation_dominates(run, task, factors, steps)
+    if (few - count) * (steps + 1) >= run.left - count:
+        # To go on for as long as truncation seems to dominate would stop where it is
+        # underestimated, and report that.
+        return True
     if steps > STRIDE and steps % (steps // STRIDE) != 0:
         return False
+    factors = found()
     now = _outlook(run, task, factors, run.left)
     if run.goal.tolerant:
         wanted = BIAS_SHARE * max(now.stderr, run.target(now.size))
@@ -171,14 +182,6 @@ def _enough(run: Run, task: Sampled, factors: list[Tridiagonal], steps: int) -> 
     saved = len(factors) * (steps - fewer)
     before = _outlook(run, task, [factor.leading(fewer) for factor in factors], run.left + saved)
     return now.width >= 0.98 * before.width or now.width <= 1e-12 * now.size
-
-
-def _truncation_dominates(run: Run, task: Sampled, factors: list[Tridiagonal], steps: int) -> bool:
-    """Whether a budget is better spent on steps although it then pays for too few probes."""
-    if run.goal.tolerant or run.goal.probes is not None:
-        return False
-    now = _outlook(run, task, factors, max(run.left, steps))
-    return now.likely > now.stderr
 
 
 @dataclass(frozen=True)
@@ -339,7 +342,7 @@ def probes_wanted(goal: Goal, estimate: Estimate, have: int, affordable: int) ->
     elif low <= high:
         return 0
     room = max(high, 0.5 * tolerance)
-    needed = math.ceil(have * (low / room) ** 2)
+    needed = math.ceil(have * min(low / room, 1e6) ** 2)
     return min(affordable, max(1, min(needed - have, 2 * have)))
 
 
@@ -347,13 +350,15 @@ def _first_probes(run: Run, task: Sampled, samples: Samples) -> None:
     """Run two probes until their truncation is small beside the noise that will be."""
     fixed = run.goal.steps
     block, ratios = _outside(task, run.probes.block(range(2, 4)))
-    alphas, betas = [], []
+    alphas: list[Host] = []
+    betas: list[Host] = []
+    found = partial(assembled, alphas, betas)
     for step in lanczos_steps(task.op, block, max(1, run.left // 2) if fixed is None else fixed):
         alphas.append(step.alpha)
         betas.append(step.beta)
-        factors = assembled(alphas, betas)
-        if fixed is None and _enough(run, task, factors, len(alphas)):
+        if fixed is None and _enough(run, task, len(alphas), block.shape[1], found):
             break
+    factors = found()
     samples.factors += factors
     samples.ratios += ratios
 
@@ -390,7 +395,7 @@ def _summary(problem: Problem, run: Run, task: Sampled, samples: Samples) -> Est
     # Products with P^(-1/2) or (I - Q Q^H) lose some digits more than those with A.
     rounding = 1000 * task.op.unit * abs(task.offset) / task.mass
     truncated = found.truncated
-    return summed(
+    estimate = summed(
         replace(truncated, bias=truncated.bias + rounding, rounding=truncated.rounding + rounding),
         replace(run.probes, count=len(samples.factors)),
         method="lanczos",
@@ -402,3 +407,4 @@ def _summary(problem: Problem, run: Run, task: Sampled, samples: Samples) -> Est
         exact_bias=task.bias,
         deflated=task.deflated,
     )
+    return replace(estimate, steps=max(len(factor.diagonal) for factor in samples.factors))

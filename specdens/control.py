@@ -122,7 +122,8 @@ def residual_spread(rules: list[Rule], y: list[Host], degree: int) -> float:
     values = np.concatenate(y)
     rest = values - powers @ _fit([powers], [weights], [values])
     seen = np.isfinite(rest) & (weights > 0)
-    return float(weights[seen] @ np.abs(rest[seen]) ** 2)
+    with np.errstate(over="ignore"):
+        return float(weights[seen] @ np.abs(rest[seen]) ** 2)
 
 
 def _scaled_moments(traces: tuple[float, ...], center: float, half: float) -> Host:

@@ -19,7 +19,7 @@ from specdens.preparation import checked_count
 from specdens.quadrature import Rule, gauss
 from specdens.scalar_functions import ScalarFunction
 
-__all__ = ["Forecast", "Goal", "forecast", "goal_of", "tridiagonal_of"]
+__all__ = ["Forecast", "Goal", "forecast", "goal_of", "runs_for", "tridiagonal_of"]
 
 Host: TypeAlias = np.ndarray[Any, Any]
 
@@ -170,6 +170,15 @@ class Forecast:
         return math.hypot(self.stderr, self.bias)
 
 
+def runs_for(variance: float, target: float, most: int) -> int:
+    """Return how many runs of a variance have a mean of so small a standard error; at most `most`.
+
+    No target is too small, and no variance too large.
+    """
+    ratio = math.sqrt(variance) / target if math.isfinite(variance) else math.inf
+    return math.ceil(ratio**2) if ratio < math.sqrt(most) else most
+
+
 def tridiagonal_of(rule: Rule, steps: int) -> Tridiagonal:
     """Return the tridiagonal of a discrete measure (Stieltjes' procedure, reorthogonalised)."""
     seen = rule.weights > 0
@@ -241,7 +250,7 @@ def forecast(
         if probes < 1 or probes * m > left:
             continue
         if target > 0:
-            probes = min(probes, max(few, math.ceil(2 * mass * spread / target**2)))
+            probes = max(min(few, probes), runs_for(2 * mass * spread, target, probes))
         found = Forecast(m, probes, math.sqrt(2 * mass * spread / probes), bias, probes * m)
         if best is None or _better(found, best, target):
             best = found

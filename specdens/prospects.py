@@ -137,4 +137,5 @@ def _score(found: Forecast | None, spent: int, target: float) -> float:
         return math.inf
     if target == 0:
         return found.error
-    return (spent + found.cost) * max(1.0, found.error / (1.2 * target)) ** 2
+    excess = min(max(1.0, found.error / (1.2 * target)), 1e100)
+    return (spent + found.cost) * excess**2

@@ -115,6 +115,8 @@ class Estimate:
         For `logpdet`: the number of singular values above the tolerance.
     deflated : int
         The dimension of the space that was computed and not sampled.
+    steps : int
+        Of the longest run, where a pilot chose it.
     """
 
     value: float | complex
@@ -130,6 +132,7 @@ class Estimate:
     seed: int | None = None
     rank: float | None = None
     deflated: int = 0
+    steps: int = 0
 
     def interval(self, level: float = 0.95) -> tuple[float, float]:
         """Return a confidence interval: Student's t over probes, widened by the bias bound.

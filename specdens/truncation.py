@@ -142,12 +142,17 @@ def _two_levels(
     ratios: Host | None,
 ) -> Truncated:
     """Integrate short runs, corrected by what more steps changed for the long ones."""
-    steps = max(len(factor.diagonal) for factor in short)
+    running = [len(factor.diagonal) for factor in short if factor.residual > 0]
+    # Exhausted Krylov spaces are exact: if all are, there is nothing to correct.
+    steps = max(running or [len(factor.diagonal) for factor in long])
     cut = _gauss_values([*(factor.leading(steps) for factor in long), *short], f, known)
     found = _controlled(cut, cut.values, traces, mass, ratios)
     whole = _gauss_values(long, f, known)
     best, bias, rigorous = _best_values(long, whole, f, known, unit)
-    changed = best - cut.values[: len(long)]
+    with np.errstate(invalid="ignore"):
+        changed = best - cut.values[: len(long)]
+    if not np.all(np.isfinite(changed)):
+        changed = np.zeros(len(long))  # the values say it all: they are infinite
     if ratios is not None:
         changed = changed * ratios[: len(long)]
     rounding = _rounding(best, unit)
@@ -168,6 +173,8 @@ def correction_scatter(changed: Host) -> float:
 
     A few of them may agree by chance, so that a share of their mean is the least.
     """
+    if not np.all(np.isfinite(changed)):
+        return math.inf
     return max(float(np.std(changed, ddof=1)), CHANGE_SHARE * float(abs(np.mean(changed))))
 
 
@@ -196,7 +203,8 @@ def changes(
     better = _averaged_values([*factors], f, whole.values)
     best = whole.values if better is None else better
     cut = [_gauss_values([x.leading(m) for x in factors], f, known).values for m in shorter]
-    return np.array([best - values for values in cut])
+    with np.errstate(invalid="ignore"):  # an infinity may not have changed
+        return np.array([best - values for values in cut])
 
 
 @dataclass(frozen=True)
@@ -355,12 +363,17 @@ def _extrapolated(factors: list[Factor], f: ScalarFunction, *, averages: bool) -
     )
     second = max(float(abs(last - other)) for other in others)
     first = float(abs(middle - early))
-    if second <= 1e-13 * max(1.0, float(abs(last))):
+    if second <= 1e-13 * max(min(1.0, _largest(factors, f)), float(abs(last))):
         return 0.0
     if second >= first:
         return math.inf
     ratio = second / first
     return float(second * ratio / (1 - ratio))
+
+
+def _largest(factors: list[Factor], f: ScalarFunction) -> float:
+    """Return the largest modulus of f at the nodes of all rules."""
+    return max(float(np.abs(y).max()) for y in _gauss_values(factors, f, UNBOUNDED).y)
 
 
 def _mean_after(factors: list[Factor], steps: int, f: ScalarFunction, *, averages: bool) -> Any:

@@ -13,6 +13,7 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from specdens.lanczos import Tridiagonal
+from specdens.planning import runs_for
 from specdens.results import SpectralBounds
 from specdens.scalar_functions import ScalarFunction
 from specdens.truncation import changes, correction_scale, correction_scatter
@@ -90,7 +91,7 @@ def divided(
     have, steps = len(factors), max(len(factor.diagonal) for factor in factors)
     runs = have + left // steps
     if target > 0:
-        runs = max(have, min(runs, math.ceil(variance / target**2)))
+        runs = max(have, runs_for(variance, target, runs))
     plain = Division(have, steps, math.sqrt(variance / runs), (runs - have) * steps)
     shorter = sorted({math.ceil(share * steps) for share in SHARES} - {1, steps})
     if have < 2 or not shorter or any(factor.residual == 0 for factor in factors):
@@ -134,7 +135,7 @@ def _two_levels(
 
     runs = long + most
     if target > 0 and correction(runs) <= CORRECTION_SHARE * target:
-        rest = target**2 - correction(runs) ** 2
-        runs = max(long + 1, min(runs, math.ceil(variance / rest)))
+        rest = target * math.sqrt(1 - (correction(runs) / target) ** 2)
+        runs = max(long + 1, runs_for(variance, rest, runs))
     stderr = math.hypot(math.sqrt(variance / runs), correction(runs))
     return Division(long, short, stderr, spent + (runs - long) * short)

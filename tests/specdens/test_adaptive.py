@@ -256,3 +256,45 @@ def test_estimates_are_plain_numbers(options):
     for name in SPECTRA:
         info = quietly(logdet, known(SPECTRA[name]), method="lanczos", rng=0, **options)
         assert json.loads(json.dumps(asdict(info)))["matvecs"] == info.matvecs
+
+
+@pytest.mark.parametrize("budget", [12, 60, 400])
+def test_a_budget_is_kept_where_f_overflows(budget):
+    calls = []
+
+    def product(x):
+        calls.append(x.shape[1])
+        return np.linspace(1, 1000, 3000)[:, None] * x
+
+    op = aslinearoperator(
+        lambda x: product(x[:, None])[:, 0], n=3000, matmat=product, hermitian=True
+    )
+    info = quietly(trace_function, op, "exp", max_matvecs=budget, rng=0)
+    assert not info.converged
+    assert info.matvecs == sum(calls) <= budget
+
+
+@pytest.mark.parametrize("atol", [1e-155, 1e-200, 1e-300])
+def test_no_tolerance_is_too_small_to_be_missed(atol):
+    info = quietly(logdet, known(SPECTRA["flat"]), atol=atol, max_matvecs=60, rng=0)
+    assert not info.converged
+    assert abs(info.value - np.log(SPECTRA["flat"]).sum()) < 20
+
+
+def test_tiny_traces():
+    values = np.linspace(100, 300, 3000)
+    info = quietly(trace_function, known(values), lambda x: np.exp(-x), rtol=1e-3, max_matvecs=200)
+    assert abs(info.value - np.exp(-values).sum()) <= info.interval()[1] - info.value
+
+
+def test_truncation_that_looks_small_by_accident_is_not_stopped_at():
+    """Few small eigenvalues far below the rest: 60 products do not find them."""
+    values = np.r_[np.geomspace(1e-6, 1e-2, 200), np.linspace(0.1, 1, 1800)]
+    found = [quietly(trace_function, known(values), "inv", max_matvecs=60, rng=s) for s in range(8)]
+    assert not any(info.converged for info in found)
+
+
+def test_a_pilot_says_how_long_its_longest_run_was():
+    info = quietly(logdet, known(np.geomspace(1e-3, 1, 3000)), max_matvecs=400, rng=0)
+    assert info.samples * info.steps > 400  # not all runs are as long
+    assert 20 < info.steps < 100

@@ -1,5 +1,7 @@
 """A few long runs correct many short ones: the same truth, for fewer products."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -140,3 +142,24 @@ def test_their_intervals_hold(two_lengths):
     # The standard error is that of the errors, within what 40 of them tell.
     ratio = np.sqrt(np.mean(error**2) / np.mean([info.stderr**2 for info in two_lengths]))
     assert 0.6 < ratio < 1.4
+
+
+def test_exhausted_short_runs_are_not_corrected():
+    """They are exact; the long ones tell what they lack of theirs alone."""
+    spectrum = np.repeat([1.0, 2.0, 5.0], 30)
+    ended = runs(spectrum, [10, 10], seed=1)
+    assert all(factor.residual == 0 for factor in ended)
+    long = runs(np.linspace(1, 5, 90), [10, 10], seed=2)
+    found = integrate_factors([*long, *ended], LOG, UNBOUNDED, unit=0.0, long_runs=2)
+    np.testing.assert_allclose(found.values[2:], [value(x, LOG) for x in ended], atol=1e-6)
+
+
+def test_infinite_values_stay_infinite_without_a_warning():
+    factors = runs(np.linspace(0.1, 3, 60), [20, 20, 5, 5])
+    pole = scalar_function("log")
+    shifted = [
+        replace(x, diagonal=x.diagonal * 0, off_diagonal=x.off_diagonal * 0) for x in factors
+    ]
+    found = integrate_factors(shifted, pole, UNBOUNDED, unit=0.0, long_runs=2)
+    assert np.all(found.values == -np.inf)
+    assert correction_scatter(np.array([np.inf, 1.0])) == np.inf
