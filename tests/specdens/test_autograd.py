@@ -562,3 +562,19 @@ def test_a_function_called_log_is_not_the_logarithm():
     value.backward()
     assert float(value.detach()) == pytest.approx(15)
     assert close(a.grad, 2 * a.detach(), 1e-12)
+
+
+@pytest.mark.filterwarnings("ignore::specdens.AccuracyWarning")
+def test_derivatives_are_of_runs_as_long_as_the_longest_of_the_value():
+    """Short runs are corrected by long ones; nothing corrects a derivative from short runs."""
+    eigenvalues = np.geomspace(1e-3, 1, 1200)
+    a = torch.tensor(with_spectrum(eigenvalues, rng=0))
+    ratios = []
+    for seed in range(3):
+        shift = torch.tensor(0.0, dtype=torch.float64, requires_grad=True)
+        options = {"method": "lanczos", "max_matvecs": 400, "rng": seed}
+        value, info = logdet(a, shift=shift, return_info=True, **options)
+        assert info.samples * info.steps > 400
+        value.backward()
+        ratios.append(float(shift.grad) / np.sum(1 / eigenvalues))
+    assert np.mean(ratios) == pytest.approx(1, abs=0.035)
