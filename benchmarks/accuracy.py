@@ -118,7 +118,7 @@ def ours(A: Any, f: str, products: int, seed: int, *, up_to: float = 0.0) -> Est
         if f == "log":
             return specdens.logdet(A, **budget, **options)[1]
         if f == "count":
-            options |= {"moments": 240, "probes": max(1, products // 120)}
+            options |= {"moments": 60, "probes": products // 30}
             return specdens.eigencount(A, -np.inf, up_to, **options)[1]
         return specdens.trace_function(A, f, **budget, **options)[1]
 

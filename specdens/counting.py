@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 
+from specdens import quadrature
 from specdens._arrays import is_array
 from specdens._probes import Probes
 from specdens.bounds import NARROWEST, estimated_bounds
@@ -26,7 +27,7 @@ from specdens.preparation import (
     require_method,
     require_states,
 )
-from specdens.quadrature import gauss
+from specdens.quadrature import gauss, residuals
 from specdens.results import Estimate, SpectralBounds, warn_of_doubt
 from specdens.rules import Rule, by_parts
 from specdens.sampling import bounds_for, moments_by_chebyshev, probes_for, tridiagonals, widened
@@ -34,6 +35,8 @@ from specdens.truncation import Truncated
 from specdens.union import Union, eigenvalues, eigenvalues_are_cheap, union
 
 __all__ = ["count_by_rules", "eigencount", "spectral_bounds"]
+
+Host: TypeAlias = np.ndarray[Any, Any]
 
 EDGE = 1e-10
 """Share of the norm of a sparse matrix within which an eigenvalue counts as lying on an end."""
@@ -297,13 +300,17 @@ def _exact_count(problem: Problem, low: float, high: float) -> Estimate:
 def count_by_rules(
     factors: Sequence[Tridiagonal | Bidiagonal], low: float, high: float, unit: float
 ) -> Truncated:
-    """Count by each probe's distribution function, interpolated between its Gauss nodes."""
+    """Count by each probe's distribution function, with each node's weight spread around it.
+
+    Over its residual: a node that stands for eigenvalues found is a step, one of a continuum is
+    spread as far as its neighbours.
+    """
     values, biases = [], []
     for factor in factors:
         rule = gauss(factor)
         slack = (10 + len(rule.nodes)) * unit * float(np.abs(rule.nodes).max())
         (above, wide_above), (below, wide_below) = (
-            _distribution(rule.nodes, rule.weights, edge, exact=factor.residual == 0)
+            _distribution(rule, residuals(factor), edge, exact=factor.residual == 0)
             for edge in (high + slack, low - slack)
         )
         values.append(above - below)
@@ -315,13 +322,15 @@ def count_by_rules(
 
 
 def _distribution(
-    nodes: np.ndarray[Any, Any], weights: np.ndarray[Any, Any], edge: float, *, exact: bool
+    rule: quadrature.Rule, reach: Host, edge: float, *, exact: bool
 ) -> tuple[float, float]:
     """Return the distribution function at an edge, and a bound of its error.
 
     At node k it lies between the sums of the weights before and up to it; half-way is taken, and
-    interpolated linearly. Between nodes k and k + 1 it lies between the sums up to k - 1 and k + 1.
+    the halves are spread linearly over `reach`, at most to the next node. Between nodes k and k + 1
+    it lies between the sums up to k - 1 and k + 1.
     """
+    nodes, weights = rule.nodes, rule.weights
     sums = np.concatenate([[0.0], np.cumsum(weights)])
     k = int(np.searchsorted(nodes, edge, side="right"))  # nodes up to the edge
     if exact or not np.isfinite(edge):
@@ -331,7 +340,11 @@ def _distribution(
         # Beyond the extreme Ritz values there is little, but not provably nothing.
         value = 0.0 if k == 0 else 1.0
     else:
-        value = float(np.interp(edge, nodes, sums[:-1] + weights / 2))
+        gap = nodes[k] - nodes[k - 1]
+        left, right = np.clip(reach[k - 1 : k + 1], 1e-3 * gap, gap)
+        missing = weights[k - 1] / 2 * max(0.0, 1 - (edge - nodes[k - 1]) / left)
+        more = weights[k] / 2 * max(0.0, 1 - (nodes[k] - edge) / right)
+        value = float(sums[k] - missing + more)
     return value, max(value - lowest, highest - value)
 
 

@@ -15,7 +15,7 @@ import numpy as np
 
 from specdens.lanczos import Bidiagonal, Tridiagonal
 
-__all__ = ["Rule", "averaged", "gauss", "noise_of", "radau", "ritz_pairs"]
+__all__ = ["Rule", "averaged", "gauss", "noise_of", "radau", "residuals", "ritz_pairs"]
 
 Host: TypeAlias = np.ndarray[Any, Any]
 
@@ -56,6 +56,19 @@ def ritz_pairs(factor: Tridiagonal) -> tuple[Host, Host]:
         return factor.diagonal.copy(), np.ones(1)
     values, vectors = eigh_tridiagonal(factor.diagonal, factor.off_diagonal)
     return values, vectors[-1]
+
+
+def residuals(factor: Tridiagonal | Bidiagonal) -> Host:
+    """Return the norms of the residuals of Ritz pairs, or of singular triplets, as `gauss` orders.
+
+    So far from each node there is an eigenvalue (a singular value).
+    """
+    if isinstance(factor, Tridiagonal):
+        return np.asarray(factor.residual * np.abs(ritz_pairs(factor)[1]))
+    from scipy.linalg import svd
+
+    b = np.diag(factor.diagonal) + np.diag(factor.super_diagonal, 1)
+    return np.asarray(factor.residual * np.abs(svd(b)[0][-1])[::-1])
 
 
 def _symmetric(diagonal: Host, off_diagonal: Host) -> Rule:
