@@ -7,7 +7,6 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-from specdens import quadrature
 from specdens._arrays import is_array
 from specdens._probes import Probes
 from specdens.bounds import NARROWEST, estimated_bounds
@@ -27,6 +26,7 @@ from specdens.preparation import (
     require_method,
     require_states,
 )
+from specdens.quadrature import Rule as GaussRule
 from specdens.quadrature import gauss, residuals
 from specdens.results import Estimate, SpectralBounds, warn_of_doubt
 from specdens.rules import Rule, by_parts
@@ -322,7 +322,7 @@ def count_by_rules(
 
 
 def _distribution(
-    rule: quadrature.Rule, reach: Host, edge: float, *, exact: bool
+    rule: GaussRule, reach: Host, edge: float, *, exact: bool
 ) -> tuple[float, float]:
     """Return the distribution function at an edge, and a bound of its error.
 
