@@ -321,9 +321,7 @@ def count_by_rules(
     return Truncated(found, float(np.mean(biases)), rigorous=True, spread=spread)
 
 
-def _distribution(
-    rule: GaussRule, reach: Host, edge: float, *, exact: bool
-) -> tuple[float, float]:
+def _distribution(rule: GaussRule, reach: Host, edge: float, *, exact: bool) -> tuple[float, float]:
     """Return the distribution function at an edge, and a bound of its error.
 
     At node k it lies between the sums of the weights before and up to it; half-way is taken, and
