@@ -14,7 +14,7 @@ from specdens.estimation import SINGULAR, summed
 from specdens.functions import trace_of_eigenvalues
 from specdens.lanczos import Bidiagonal, Tridiagonal
 from specdens.operators import finite_real
-from specdens.quadrature import Rule, gauss, noise_of, ritz_pairs
+from specdens.quadrature import Rule, gauss, noise_of, residuals
 from specdens.results import Estimate, SpectralBounds
 from specdens.sampled import integrated
 from specdens.scalar_functions import LOG, LOG_ABS, ScalarFunction, require_domain
@@ -189,7 +189,7 @@ class SpectralRun:
         """The norms of the residuals of all Ritz pairs, as the nodes of `rules`."""
         if self.eigenvalues is not None:
             return [np.zeros(self.n)]
-        return [_residuals(factor) for factor in self.factors]
+        return [residuals(factor) for factor in self.factors]
 
     @cached_property
     def ends(self) -> tuple[float, float]:
@@ -256,16 +256,6 @@ class SpectralRun:
         require_domain(f, x, noise_of(self.n, self.unit, *self.ends))
         x = x if f.domain == "real" else max(x, 0.0)
         return f.on_host(np.array([x]))[0].item()
-
-
-def _residuals(factor: Tridiagonal | Bidiagonal) -> Host:
-    """Return the norms of the residuals of one probe's Ritz pairs, in ascending order of values."""
-    if isinstance(factor, Tridiagonal):
-        _, last = ritz_pairs(factor)
-    else:
-        left, _, _ = np.linalg.svd(np.diag(factor.diagonal) + np.diag(factor.super_diagonal, 1))
-        last = left[-1, ::-1]
-    return factor.residual * np.abs(last)
 
 
 def _joined(
