@@ -122,12 +122,13 @@ def integrate_factors(
         shared: dict[str, Any] = {"unit": unit, "traces": traces, "mass": mass, "ratios": ratios}
         return _two_levels(factors[:long_runs], factors[long_runs:], f, known, **shared)
     gaussian = _gauss_values(factors, f, known)
-    values, bias, rigorous = _best_values(factors, gaussian, f, known, unit)
-    rounding = _rounding(values, unit)
-    found = _controlled(gaussian, values, traces, mass, ratios)
+    best = _best_values(factors, gaussian, f, known, unit)
+    rounding = _rounding(best.values, unit)
+    found = _controlled(gaussian, best.values, traces, mass, ratios)
     return Truncated(
-        found.values, bias + rounding, rigorous, found.spread, rounding, found.contradicted
-    )
+        found.values, best.bias + rounding, best.rigorous, found.spread, rounding,
+        found.contradicted,
+    )  # fmt: skip
 
 
 def _two_levels(
@@ -148,18 +149,18 @@ def _two_levels(
     cut = _gauss_values([*(factor.leading(steps) for factor in long), *short], f, known)
     found = _controlled(cut, cut.values, traces, mass, ratios)
     whole = _gauss_values(long, f, known)
-    best, bias, rigorous = _best_values(long, whole, f, known, unit)
+    best = _best_values(long, whole, f, known, unit)
     with np.errstate(invalid="ignore"):
-        changed = best - cut.values[: len(long)]
+        changed = best.values - cut.values[: len(long)]
     if not np.all(np.isfinite(changed)):
         changed = np.zeros(len(long))  # the values say it all: they are infinite
     if ratios is not None:
         changed = changed * ratios[: len(long)]
-    rounding = _rounding(best, unit)
+    rounding = _rounding(best.values, unit)
     return Truncated(
         found.values + np.mean(changed),
-        bias + rounding,
-        rigorous,
+        best.bias + rounding,
+        best.rigorous,
         residual_spread(whole.rules, whole.y, len(traces)),
         rounding,
         found.contradicted,
@@ -239,20 +240,32 @@ def _rounding(values: Host, unit: float) -> float:
     return 100 * unit * float(np.mean(np.abs(values))) if len(values) else 0.0
 
 
+@dataclass(frozen=True)
+class _Best:
+    """The best value of each probe, the bias of the mean, and if that is proved.
+
+    `likely` is the bias to be expected, where that is known already.
+    """
+
+    values: Host
+    bias: float
+    rigorous: bool
+    likely: float | None = None
+
+
 def _best_values(
     factors: list[Factor],
     gaussian: _Gaussian,
     f: ScalarFunction,
     known: SpectralBounds,
     unit: float,
-) -> tuple[Host, float, bool]:
-    """Return the best value of each probe from its Gauss value, the bias, and if that is proved."""
+) -> _Best:
     values = gaussian.values
     steps = min(len(factor.diagonal) for factor in factors)
     polynomial = f.degree is not None and f.degree <= 2 * steps - 1
     ended = all(factor.residual == 0 for factor in factors)
     if polynomial or ended or not np.all(np.isfinite(values)):
-        return values, 0.0, True
+        return _Best(values, 0.0, True)
     better = _averaged_values(factors, f, values)
     end = _bracketing_end(f, known)
     opposite = None if end is None else _radau_values(factors, f, end)
@@ -261,11 +274,12 @@ def _best_values(
         middle = (values + opposite) / 2 if better is None else better
         middle = np.clip(middle, np.minimum(values, opposite), np.maximum(values, opposite))
         gaps = [abs(float(np.mean(middle - side))) for side in (values, opposite)]
-        return middle, max(gaps), True
-    bias = INFLATION * _expected(factors, f, values, better)
+        return _Best(middle, max(gaps), True)
+    likely = _expected(factors, f, values, better)
+    bias = INFLATION * likely
     if f is LOG:
         bias = _against_floor(bias, factors, gaussian, f, unit)
-    return values if better is None else better, bias, False
+    return _Best(values if better is None else better, bias, False, likely)
 
 
 def foreseen_bias(
@@ -274,10 +288,13 @@ def foreseen_bias(
     """Return the likely bias of the mean, and what `integrate_factors` would report; for mass 1."""
     gaussian = _gauss_values(factors, f, known)
     values = gaussian.values
-    reported = _best_values(factors, gaussian, f, known, unit)[1]
+    best = _best_values(factors, gaussian, f, known, unit)
     if all(factor.residual == 0 for factor in factors) or not np.all(np.isfinite(values)):
-        return 0.0, reported
-    return _expected(factors, f, values, _averaged_values(factors, f, values)), reported
+        return 0.0, best.bias
+    likely = best.likely
+    if likely is None:
+        likely = _expected(factors, f, values, _averaged_values(factors, f, values))
+    return likely, best.bias
 
 
 def _expected(factors: list[Factor], f: ScalarFunction, values: Host, better: Host | None) -> float:
