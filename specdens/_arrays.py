@@ -59,7 +59,7 @@ def is_array(x: object) -> bool:
         return True
     import torch  # loaded already: x is a tensor
 
-    return bool(x.layout == torch.strided)  # type: ignore[attr-defined]
+    return bool(x.layout == torch.strided)  # type: ignore[attr-defined]  # an Array is any library's
 
 
 def as_dense(a: Array, *, name: str = "A") -> Array:

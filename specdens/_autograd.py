@@ -234,6 +234,7 @@ def _functions() -> tuple[Any, Any]:
                     for d, (dtype, device) in zip(found, ctx.kinds, strict=True)
                 ]
             if again:
+                # Torch does not annotate `apply`.
                 found = [Gradient.apply(d, upstream, *origins) for d in found]  # type: ignore[no-untyped-call]
             return upstream, None, None, *found
 

@@ -93,7 +93,7 @@ def key_of(rng: Any) -> int:
 def key_of_part(key: int, index: int) -> int:
     """Return the key of the probes for one part of a matrix: independent ones for each part."""
     counter = tuple(np.full(1, word, dtype=np.int64) for word in (index, 0, 0, PARTS))
-    low, high, _, _ = philox(np, counter, key)  # type: ignore[arg-type]
+    low, high, _, _ = philox(np, counter, key)  # type: ignore[arg-type]  # a tuple of four
     return int(low[0]) | int(high[0]) << 32
 
 

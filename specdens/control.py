@@ -7,12 +7,12 @@ probes, so that it does not depend on the probe that it corrects: the mean stays
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 import numpy as np
 
+from specdens.operators import shifted_traces
 from specdens.quadrature import Rule
 
 __all__ = [
@@ -128,10 +128,7 @@ def residual_spread(rules: list[Rule], y: list[Host], degree: int) -> float:
 
 def _scaled_moments(traces: tuple[float, ...], center: float, half: float) -> Host:
     """Return ``tr ((A - center) / half)^k`` from ``tr A^k``, both from k = 0."""
-    return np.array([
-        sum(math.comb(k, j) * (-center) ** (k - j) * traces[j] for j in range(k + 1)) / half**k
-        for k in range(len(traces))
-    ])
+    return np.array([t / half**k for k, t in enumerate(shifted_traces(traces, -center))])
 
 
 def _fit(powers: list[Host], weights: list[Host], y: list[Host]) -> Host:

@@ -11,7 +11,7 @@ from specdens._arrays import is_array
 from specdens._probes import Probes
 from specdens.bounds import NARROWEST, estimated_bounds
 from specdens.chebyshev import cumulative_weights, damping, to_unit, width
-from specdens.estimation import ESCAPED, advice, summed
+from specdens.estimation import ESCAPED, answered, summed
 from specdens.exact import LARGEST_ON_CPU, UNIT, lu_fits
 from specdens.inertias import combined, sparse_inertia, sparse_on_host
 from specdens.lanczos import Bidiagonal, Tridiagonal
@@ -28,7 +28,7 @@ from specdens.preparation import (
 )
 from specdens.quadrature import Rule as GaussRule
 from specdens.quadrature import gauss, residuals
-from specdens.results import Estimate, SpectralBounds, warn_of_doubt
+from specdens.results import Estimate, SpectralBounds
 from specdens.rules import Rule, by_parts
 from specdens.sampling import bounds_for, moments_by_chebyshev, probes_for, tridiagonals, widened
 from specdens.truncation import Truncated
@@ -186,9 +186,7 @@ def eigencount(
     problem = prepare(A, hermitian=hermitian, bounds=bounds)
     require_hermitian(problem, "a count of eigenvalues")
     estimate = _count(problem, low, high, moments, probes, method, rng)
-    warn_of_doubt(estimate, advice(moments), stacklevel=2)
-    value = problem.result(estimate.value)
-    return (value, estimate) if return_info else value
+    return answered(problem.op, estimate, moments, return_info)
 
 
 def _count(

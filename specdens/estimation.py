@@ -8,7 +8,9 @@ from typing import Any
 import numpy as np
 
 from specdens._probes import Probes
-from specdens.results import Estimate, SpectralBounds
+from specdens.linear_operator import LinearOperator
+from specdens.preparation import as_result
+from specdens.results import Estimate, SpectralBounds, warn_of_doubt
 from specdens.sampling import standard_error
 from specdens.truncation import Truncated, correction_scale
 
@@ -22,6 +24,7 @@ __all__ = [
     "SINGULAR",
     "UNRESOLVED",
     "advice",
+    "answered",
     "finite_pair",
     "summed",
 ]
@@ -107,3 +110,10 @@ def advice(moments: int) -> str:
         f"Raise moments (now {moments}), give bounds=(low, high) if they are known, add a shift, "
         "or use method='exact'; return_info=True gives the errors."
     )
+
+
+def answered(op: LinearOperator, found: Estimate, moments: int, return_info: bool) -> Any:
+    """Return a value as one of A's library, what a public function does last; warn of doubt."""
+    warn_of_doubt(found, advice(moments), stacklevel=3)
+    value = as_result(op, found.value)
+    return (value, found) if return_info else value

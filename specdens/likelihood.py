@@ -164,7 +164,7 @@ def _factored_sparse(problem: Problem, block: Array) -> tuple[tuple[Estimate, ..
     from scipy.sparse.linalg import splu
 
     n = problem.n
-    matrix = problem.op.csc_on_host()  # type: ignore[attr-defined]
+    matrix = problem.op.csc_on_host()  # type: ignore[attr-defined]  # sparse: see the caller
     matrix = (matrix + diags_array(np.full(n, problem.real_shift))).tocsc()
     diagonal = np.real(matrix.diagonal())
     try:

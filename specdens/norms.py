@@ -4,17 +4,15 @@ from __future__ import annotations
 
 from typing import Any
 
-from specdens.estimation import advice
+from specdens.estimation import answered
 from specdens.linear_operator import LinearOperator
 from specdens.preparation import (
-    as_result,
     checked_count,
     finite_operator,
     prepare,
     require_method,
 )
 from specdens.recording import EXACT_OR_LANCZOS, record, record_singular
-from specdens.results import Estimate, warn_of_doubt
 from specdens.spectra import MOMENTS, Spectrum
 
 __all__ = [
@@ -81,7 +79,7 @@ def schatten_norm(
     5.0000
     """
     op, found = _run(A, moments, probes, method, hermitian, rng)
-    return _result(op, found.schatten_norm(p), moments, return_info)
+    return answered(op, found.schatten_norm(p), moments, return_info)
 
 
 def nuclear_norm(
@@ -126,7 +124,7 @@ def nuclear_norm(
     7.0000
     """
     op, found = _run(A, moments, probes, method, hermitian, rng)
-    return _result(op, found.nuclear_norm(), moments, return_info)
+    return answered(op, found.nuclear_norm(), moments, return_info)
 
 
 def numerical_rank(
@@ -182,7 +180,7 @@ def numerical_rank(
     op, found = _run(A, moments, probes, method, hermitian, rng)
     if tol is None and 0 not in op.shape:
         tol = max(op.shape) * found.run.unit * max(map(abs, found.run.ends))
-    return _result(op, found.numerical_rank(tol), moments, return_info)
+    return answered(op, found.numerical_rank(tol), moments, return_info)
 
 
 def effective_rank(
@@ -234,7 +232,7 @@ def effective_rank(
     3.0000
     """
     op, found = _run(A, moments, probes, method, hermitian, rng)
-    return _result(op, found.effective_rank(), moments, return_info)
+    return answered(op, found.effective_rank(), moments, return_info)
 
 
 def condition_number(
@@ -281,7 +279,7 @@ def condition_number(
     4.0000
     """
     op, found = _run(A, moments, probes, method, hermitian, rng)
-    return _result(op, found.condition_number(), moments, return_info)
+    return answered(op, found.condition_number(), moments, return_info)
 
 
 def _run(
@@ -296,10 +294,3 @@ def _run(
         if problem.hermitian:
             return op, Spectrum(record(problem, moments, probes, method, rng))
     return op, Spectrum(record_singular(op, moments, probes, method, rng))
-
-
-def _result(op: LinearOperator, found: Estimate, moments: int, return_info: bool) -> Any:
-    """Return a value as one of A's library, and warn of doubt."""
-    warn_of_doubt(found, advice(moments), stacklevel=3)
-    value = as_result(op, found.value)
-    return (value, found) if return_info else value

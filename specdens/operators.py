@@ -5,6 +5,7 @@ from __future__ import annotations
 import cmath
 import math
 import reprlib
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -117,6 +118,10 @@ class Gram(LinearOperator):
 
     def power_traces(self) -> tuple[float, ...]:
         """Return the trace, ``||J X||_F^2 + K shift``, of an X whose entries can be looked at."""
+        return self._power_traces
+
+    @cached_property
+    def _power_traces(self) -> tuple[float, ...]:
         norm = self.factor.frobenius_norm()
         if norm is None or not RANGE[0] < norm < RANGE[1]:
             return ()
@@ -183,12 +188,8 @@ class Shifted(LinearOperator):
 
     def power_traces(self) -> tuple[float, ...]:
         """Return those of the base, expanded by the binomial theorem."""
-        known = (float(self.shape[0]), *self.base.power_traces())
-        s = complex(self.shift).real
-        return tuple(
-            sum(math.comb(k, j) * s ** (k - j) * known[j] for j in range(k + 1))
-            for k in range(1, len(known))
-        )
+        powers = (float(self.shape[0]), *self.base.power_traces())
+        return shifted_traces(powers, complex(self.shift).real)[1:]
 
     def _matmat(self, x: Array) -> Array:
         return self.base.matmat(x) + self.shift * x
@@ -350,6 +351,14 @@ class Counting(LinearOperator):
     def _rmatmat(self, x: Array) -> Array:
         self.count += x.shape[1]
         return self.base.rmatmat(x)
+
+
+def shifted_traces(powers: tuple[float, ...], shift: float) -> tuple[float, ...]:
+    """Return ``tr (A + shift I)^k`` from ``tr A^k``, both from k = 0 on (the binomial theorem)."""
+    return tuple(
+        sum(math.comb(k, j) * shift ** (k - j) * powers[j] for j in range(k + 1))
+        for k in range(len(powers))
+    )
 
 
 def complex_conjugate(value: complex) -> complex:

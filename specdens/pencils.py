@@ -118,7 +118,7 @@ def combination(a: LinearOperator, b: LinearOperator, shift: complex) -> LinearO
         return a
     kinds = DenseOperator, SparseOperator
     if any(isinstance(a, kind) and isinstance(b, kind) for kind in kinds):
-        return aslinearoperator(a.array + shift * b.array)  # type: ignore[attr-defined]
+        return aslinearoperator(a.array + shift * b.array)  # type: ignore[attr-defined]  # of one of these kinds
     return Sum(a, Scaled(b, shift))
 
 

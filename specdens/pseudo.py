@@ -7,14 +7,14 @@ from typing import Any
 
 import numpy as np
 
-from specdens.estimation import advice, summed
+from specdens.estimation import answered, summed
 from specdens.exact import dense_of
 from specdens.explicit import ExplicitOperator
 from specdens.linear_operator import LinearOperator
 from specdens.operators import Adjoint, Counting, finite_real
-from specdens.preparation import as_result, checked_count, finite_operator, require_method
+from specdens.preparation import checked_count, finite_operator, require_method
 from specdens.quadrature import gauss
-from specdens.results import UNBOUNDED, Estimate, warn_of_doubt
+from specdens.results import UNBOUNDED, Estimate
 from specdens.sampling import bidiagonals, probes_for
 from specdens.scalar_functions import ScalarFunction
 from specdens.truncation import integrate_factors
@@ -91,9 +91,7 @@ def logpdet(
     moments = checked_count(moments, "moments")
     op = finite_operator(A)
     estimate = _pseudo(op, tol, moments, probes, method, rng)
-    warn_of_doubt(estimate, advice(moments), stacklevel=2)
-    value = as_result(op, estimate.value)
-    return (value, estimate) if return_info else value
+    return answered(op, estimate, moments, return_info)
 
 
 def _pseudo(

@@ -13,7 +13,7 @@ from specdens._probes import Probes
 from specdens.estimation import SINGULAR, summed
 from specdens.functions import trace_of_eigenvalues
 from specdens.lanczos import Bidiagonal, Tridiagonal
-from specdens.operators import finite_real
+from specdens.operators import finite_real, shifted_traces
 from specdens.quadrature import Rule, gauss, noise_of, residuals
 from specdens.results import Estimate, SpectralBounds
 from specdens.sampled import integrated
@@ -93,10 +93,8 @@ class SpectralRun:
             self,
             shift=self.shift + t,
             known=replace(self.known, low=self.known.low + t, high=self.known.high + t),
-            traces=tuple(
-                sum(math.comb(k, j) * t ** (k - j) * powers[j] for j in range(k + 1))
-                for k in range(1, len(powers))
-            ),
+            traces=shifted_traces(powers, t)[1:],
+            # Those of singular values, the other kind, are not shifted: see above.
             factors=tuple(replace(factor, diagonal=factor.diagonal + t) for factor in self.factors),  # type: ignore[arg-type]
             eigenvalues=None if self.eigenvalues is None else self.eigenvalues + t,
             atoms=tuple((value + t, times) for value, times in self.atoms),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from specdens.estimation import advice
+from specdens.estimation import advice, answered
 from specdens.preparation import Problem, checked_count, prepare, require_hermitian, require_method
 from specdens.recording import EXACT_OR_LANCZOS, record
 from specdens.results import Estimate, warn_of_doubt
@@ -62,7 +62,7 @@ def entropy(
     2.079442 2.079442
     """
     problem, found = _run(A, "an entropy", moments, probes, method, hermitian, rng)
-    return _result(problem, found.entropy(), moments, return_info)
+    return answered(problem.op, found.entropy(), moments, return_info)
 
 
 def renyi_entropy(
@@ -117,7 +117,7 @@ def renyi_entropy(
     2.6667
     """
     problem, found = _run(A, "an entropy", moments, probes, method, hermitian, rng)
-    return _result(problem, found.renyi_entropy(order), moments, return_info)
+    return answered(problem.op, found.renyi_entropy(order), moments, return_info)
 
 
 def estrada_index(
@@ -168,7 +168,7 @@ def estrada_index(
     29.3938
     """
     problem, found = _run(A, "an Estrada index", moments, probes, method, hermitian, rng)
-    return _result(problem, found.estrada_index(), moments, return_info)
+    return answered(problem.op, found.estrada_index(), moments, return_info)
 
 
 def heat_trace(
@@ -221,7 +221,7 @@ def heat_trace(
     problem, found = _run(A, "a heat trace", moments, probes, method, hermitian, rng)
     infos = found.heat_trace(t)
     if isinstance(infos, Estimate):
-        return _result(problem, infos, moments, return_info)
+        return answered(problem.op, infos, moments, return_info)
     if infos:
         worst = max(infos, key=lambda e: (not e.converged, e.bias_bound))
         warn_of_doubt(worst, advice(moments), stacklevel=2)
@@ -240,10 +240,3 @@ def _run(
     problem = prepare(A, hermitian=hermitian)
     require_hermitian(problem, what)
     return problem, Spectrum(record(problem, moments, probes, method, rng))
-
-
-def _result(problem: Problem, found: Estimate, moments: int, return_info: bool) -> Any:
-    """Return a value as one of A's library, and warn of doubt."""
-    warn_of_doubt(found, advice(moments), stacklevel=3)
-    value = problem.result(found.value)
-    return (value, found) if return_info else value
