@@ -17,6 +17,7 @@ import numpy as np
 
 from specdens._arrays import (
     Array,
+    adjoint,
     as_dense,
     device,
     eps,
@@ -169,12 +170,10 @@ def prepared(some: Array, *, shift: complex = 0.0, hermitian: bool | None = None
     """
     xp, a = namespace(some), as_dense(some)
     a = xp.astype(a, working_dtype(xp, a.dtype), copy=False)
-    adjoint = xp.matrix_transpose(a)
-    adjoint = xp.conj(adjoint) if is_complex(a) else adjoint
     largest = to_host(xp.max(xp.abs(a), axis=(1, 2)))
     if not np.all(np.isfinite(largest)) or not cmath.isfinite(shift):
         return None
-    asymmetry = to_host(xp.max(xp.abs(a - adjoint), axis=(1, 2)))
+    asymmetry = to_host(xp.max(xp.abs(a - adjoint(a)), axis=(1, 2)))
     found = asymmetry <= tolerance(eps(a), a.shape[-1]) * largest
     if hermitian is not None:
         if hermitian and not np.all(found):

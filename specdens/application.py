@@ -12,6 +12,7 @@ import numpy as np
 
 from specdens._arrays import (
     Array,
+    adjoint,
     as_dense,
     column_dots,
     device,
@@ -282,9 +283,7 @@ def _exact(problem: Problem, f: ScalarFunction, block: Array) -> tuple[Array, Ve
     x = np.maximum(x, 0.0) if f.domain != "real" else x
     y = values_of(f, x)
     dtype = xp.complex128 if is_complex(basis) or is_complex(block) else xp.float64
-    adjoint = xp.matrix_transpose(basis)
-    adjoint = xp.conj(adjoint) if is_complex(adjoint) else adjoint
-    inside = xp.astype(adjoint, dtype) @ xp.astype(block, dtype)
+    inside = xp.astype(adjoint(basis), dtype) @ xp.astype(block, dtype)
     weight = np.sqrt(to_host(xp.max(xp.abs(inside), axis=1) ** 2))
     poles = ~np.isfinite(y)
     # A component that is rounding noise does not count, even beside an infinity.

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from specdens._arrays import Array, is_array, is_complex, namespace, to_host
+from specdens._arrays import Array, adjoint, is_array, namespace, to_host
 from specdens._probes import Probes, make_probes
 from specdens.chebyshev import damping, width
 from specdens.exact import dense_of
@@ -357,8 +357,7 @@ def _moments_of_eigenvectors(
     spectrum, basis = xp.linalg.eigh(a)
     bounds = _around(problem, spectrum)
     start = xp.astype(vectors.block(range(vectors.count)), a.dtype)
-    adjoint = xp.matrix_transpose(basis)
-    overlaps = xp.abs((xp.conj(adjoint) if is_complex(adjoint) else adjoint) @ start) ** 2
+    overlaps = xp.abs(adjoint(basis) @ start) ** 2
     weights = overlaps / xp.sum(overlaps, axis=0, keepdims=True)
     t = _to_unit(spectrum, bounds)
     rows = _moment_rows(t, moments, lambda w: xp.sum(w[:, None] * weights, axis=0))

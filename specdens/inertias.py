@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from array_api_compat import is_numpy_array
 
-from specdens._arrays import Array, default_namespace, is_complex, namespace, to_host
+from specdens._arrays import Array, adjoint, default_namespace, is_complex, namespace, to_host
 from specdens._probes import gaussian
 from specdens.exact import UNIT, balanced, dense_of, slogdet
 from specdens.explicit import ExplicitOperator, SparseOperator, TorchSparseOperator
@@ -172,8 +172,7 @@ def _of_low_rank(problem: Problem, op: DiagonalPlusLowRank) -> Inertia:
     zero = d == 0
     upper = xp.where(zero[:, None], xp.zeros_like(update), update)
     pivots = xp.where(zero, xp.ones_like(d), d)
-    adjoint = xp.matrix_transpose(xp.conj(upper) if is_complex(upper) else upper)
-    schur = -np.diag(signs) - to_host(adjoint @ (upper / pivots[:, None]))
+    schur = -np.diag(signs) - to_host(adjoint(upper) @ (upper / pivots[:, None]))
     (index,) = xp.nonzero(zero)
     border = xp.take(update, index, axis=0)
     left = max(0, border.shape[0] - border.shape[1])

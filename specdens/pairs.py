@@ -12,7 +12,7 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-from specdens._arrays import Array, column_dots, eps, is_complex, namespace, to_host
+from specdens._arrays import Array, adjoint, column_dots, eps, is_complex, namespace, to_host
 from specdens.application import in_blocks
 from specdens.lanczos import Tridiagonal, assembled, lanczos_steps
 from specdens.linear_operator import LinearOperator
@@ -86,7 +86,7 @@ def overlaps(vectors: Array, block: Array) -> Host:
     xp = namespace(vectors, block)
     dtype = xp.complex128 if is_complex(vectors) or is_complex(block) else xp.float64
     a, b = xp.astype(vectors, dtype), xp.astype(block, dtype)
-    return to_host(xp.matrix_transpose(xp.conj(a) if is_complex(a) else a) @ b)
+    return to_host(adjoint(a) @ b)
 
 
 def sum_of_poles(z: Host, poles: Host, weights: Host) -> Host:

@@ -9,7 +9,7 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-from specdens._arrays import Array, column_dots, eps, is_complex, to_host
+from specdens._arrays import Array, adjoint, column_dots, eps, is_complex, to_host
 from specdens.application import columns_like, eigensystem, in_blocks, is_small, require_series
 from specdens.estimation import ESCAPED, INDEFINITE, SINGULAR, advice, finite_pair
 from specdens.exact import UNIT
@@ -173,9 +173,7 @@ def _exact(problem: Problem, f: ScalarFunction, block: Array) -> list[Estimate]:
     x = np.maximum(x, 0.0) if f.domain != "real" else x
     y = f.on_host(x)
     dtype = xp.complex128 if is_complex(basis) or is_complex(block) else xp.float64
-    adjoint = xp.matrix_transpose(basis)
-    adjoint = xp.conj(adjoint) if is_complex(adjoint) else adjoint
-    weights = to_host(xp.abs(xp.astype(adjoint, dtype) @ xp.astype(block, dtype))) ** 2
+    weights = to_host(xp.abs(xp.astype(adjoint(basis), dtype) @ xp.astype(block, dtype))) ** 2
     flags = (SINGULAR,) if f.pole and 0 < np.abs(x).min() <= noise else ()
     change = change_by_rounding(f, x, UNIT)
     found = []

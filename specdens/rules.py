@@ -13,7 +13,7 @@ from typing import Any, Generic, TypeAlias, TypeVar
 
 import numpy as np
 
-from specdens._arrays import is_complex, to_host
+from specdens._arrays import adjoint, is_complex, to_host
 from specdens._probes import key_of, key_of_part
 from specdens.bounds import known_bounds
 from specdens.estimation import SINGULAR
@@ -235,8 +235,7 @@ def _low_rank_determinant(problem: Problem, op: DiagonalPlusLowRank) -> Signed:
     wide = xp.complex128 if complex_ else xp.float64
     d, left, right, inner = (xp.astype(x, wide) for x in (op.d, op.left, op.right, op.inner))
     d = d + (problem.shift if complex_ else problem.real_shift)
-    adjoint = xp.matrix_transpose(right)
-    lower = inner @ (xp.conj(adjoint) if complex_ else adjoint)
+    lower = inner @ adjoint(right)
     zero = d == 0
     pivots = xp.where(zero, xp.ones_like(d), d)
     upper = xp.where(zero[:, None], xp.zeros_like(left), left / pivots[:, None])
