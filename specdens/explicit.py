@@ -5,11 +5,12 @@ from __future__ import annotations
 import itertools
 import math
 import warnings
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 import numpy as np
 
+from specdens import _kernels
 from specdens._arrays import (
     Array,
     device,
@@ -21,7 +22,7 @@ from specdens._arrays import (
     to_host,
     working_dtype,
 )
-from specdens.linear_operator import LinearOperator
+from specdens.linear_operator import LinearOperator, Step
 from specdens.results import AccuracyWarning
 
 __all__ = [
@@ -37,6 +38,9 @@ SQUARE_FLOPS = 32
 """Multiplications in A^2, as a multiple of A's entries, up to which tr A^3 and tr A^4 are cheap."""
 
 SQUARED_AT_ONCE = 2**24
+
+LEAST_ENTRIES = 2**17
+"""With fewer, loading compiled code takes longer than what it saves."""
 
 RANGE = (1e-70, 1e70)
 """Norms whose fourth powers are floating-point numbers."""
@@ -248,6 +252,14 @@ class SparseOperator(ExplicitOperator):
             result_dtype=result_dtype(xp, a.dtype),
         )  # fmt: skip
         self.hermitian = None
+
+    def recurrence(self, columns: int) -> Step | None:
+        """Return the compiled step, where numba is and the matrix is worth starting it."""
+        if self.nnz < LEAST_ENTRIES or not isinstance(self.array.data, np.ndarray):
+            return None
+        step = _kernels.chebyshev_step()
+        a = self.array
+        return None if step is None else partial(step, a.indptr, a.indices, a.data)
 
     def _matmat(self, x: Array) -> Array:
         return self.array @ x

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 
@@ -14,8 +14,9 @@ from specdens._arrays import result_dtype as real_result
 if TYPE_CHECKING:
     from scipy.sparse.linalg import LinearOperator as ScipyOperator
 
-__all__ = ["NO_ADJOINT", "LinearOperator"]
+__all__ = ["NO_ADJOINT", "LinearOperator", "Step"]
 
+Step: TypeAlias = Callable[[Array, Array, float, float], tuple[Any, Any]]
 
 NO_ADJOINT = (
     "the operator is not Hermitian and has no adjoint product; pass rmatvec= to aslinearoperator."
@@ -66,6 +67,14 @@ class LinearOperator(ABC):
 
     def frobenius_norm(self) -> float | None:
         """Return the root of the sum of all squared entries, if it is known without a product."""
+        return None
+
+    def recurrence(self, columns: int) -> Step | None:
+        """Return ``step(x, y, a, b)``, or None where products are all there is.
+
+        It sets y to ``a A x + b x - y`` and returns ``<y, y>`` and the real part of ``<y, x>``, in
+        one pass over memory. Blocks have our dtype, C order, and `padded_width(columns)` columns.
+        """
         return None
 
     @abstractmethod

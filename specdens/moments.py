@@ -9,8 +9,9 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from specdens._arrays import Array, column_dots, eps
+from specdens._kernels import padded_width
 from specdens.lanczos import NotHermitianError
-from specdens.linear_operator import LinearOperator
+from specdens.linear_operator import LinearOperator, Step
 
 __all__ = ["EscapeError", "chebyshev_moments", "chebyshev_vectors", "require_inside"]
 
@@ -62,13 +63,7 @@ def chebyshev_moments(
     if half == 0:
         half = 1.0  # a multiple of the identity: B = 0
 
-    def apply(v: Array) -> Array:
-        return (op.matmat(v) - center * v) / half
-
-    def real_dots(a: Array, b: Array) -> Host:
-        return np.real(column_dots(a, b))
-
-    mass = real_dots(start, start)
+    mass = _real_dots(start, start)
     table = [np.ones_like(mass)]
     unit = eps(start)
     # B is a difference of numbers as large as the centre: a narrow interval magnifies rounding.
@@ -87,17 +82,61 @@ def chebyshev_moments(
 
     if count == 1:
         return np.stack(table)
-    previous, current = start, apply(start)
-    keep(real_dots(previous, current) / mass)
-    while len(table) < count:
-        keep(2 * real_dots(current, current) / mass - 1)
+    for current, squares, mixed in _steps(op, start, center, half):
+        if len(table) == 3:
+            _require_hermitian(_real_dots(start, current) / mass, table[2], tolerance - 1)
+        keep(mixed / mass if len(table) == 1 else 2 * mixed / mass - table[1])
+        if len(table) < count:
+            keep(2 * squares / mass - 1)
         if len(table) == count:
             break
-        previous, current = current, 2 * apply(current) - previous
-        if len(table) == 3:
-            _require_hermitian(real_dots(start, current) / mass, table[2], tolerance - 1)
-        keep(2 * real_dots(current, previous) / mass - table[1])
     return np.stack(table)
+
+
+def _steps(
+    op: LinearOperator, start: Array, center: float, half: float
+) -> Iterator[tuple[Array, Host, Host]]:
+    """Run the recurrence.
+
+    Yields
+    ------
+    array, ndarray, ndarray
+        ``v_k = T_k(B) v``, ``<v_k, v_k>`` and ``<v_k, v_(k-1)>``, from k = 1 on.
+    """
+    step = op.recurrence(start.shape[1]) if start.dtype == op.dtype else None
+    width = padded_width(start.shape[1])
+    if step is not None and width is not None:
+        yield from _fused_steps(step, start, width, center, half)
+        return
+    previous = start
+    current = (op.matmat(start) - center * start) / half
+    while True:
+        yield current, _real_dots(current, current), _real_dots(current, previous)
+        following = 2 * ((op.matmat(current) - center * current) / half) - previous
+        previous, current = current, following
+
+
+def _fused_steps(
+    step: Step, start: Array, width: int, center: float, half: float
+) -> Iterator[tuple[Array, Host, Host]]:
+    """Do the same in two blocks, each step one pass over memory.
+
+    Yields
+    ------
+    array, ndarray, ndarray
+    """
+    count = start.shape[1]
+    x, y = (np.zeros((len(start), width), dtype=start.dtype) for _ in range(2))
+    x[:, :count] = start
+    a = 1 / half
+    while True:
+        squares, mixed = step(x, y, a, -a * center)
+        yield y[:, :count], squares[:count], mixed[:count]
+        x, y, a = y, x, 2 / half
+
+
+def _real_dots(a: Array, b: Array) -> Host:
+    return np.real(column_dots(a, b))
 
 
 def _require_hermitian(found: Host, expected: Host, tolerance: float) -> None:

@@ -13,7 +13,7 @@ import numpy as np
 from specdens._arrays import Array, column_dots
 from specdens.adapters import aslinearoperator
 from specdens.explicit import RANGE
-from specdens.linear_operator import LinearOperator
+from specdens.linear_operator import LinearOperator, Step
 
 __all__ = [
     "Adjoint",
@@ -191,6 +191,14 @@ class Shifted(LinearOperator):
         powers = (float(self.shape[0]), *self.base.power_traces())
         return shifted_traces(powers, complex(self.shift).real)[1:]
 
+    def recurrence(self, columns: int) -> Step | None:
+        """Return that of the base, for a real shift."""
+        step = self.base.recurrence(columns) if self.dtype == self.base.dtype else None
+        if step is None:
+            return None
+        shift = complex(self.shift).real
+        return lambda x, y, a, b: step(x, y, a, b + a * shift)
+
     def _matmat(self, x: Array) -> Array:
         return self.base.matmat(x) + self.shift * x
 
@@ -343,6 +351,18 @@ class Counting(LinearOperator):
     def power_traces(self) -> tuple[float, ...]:
         """Return those of the base."""
         return self.base.power_traces()
+
+    def recurrence(self, columns: int) -> Step | None:
+        """Return that of the base, counted."""
+        step = self.base.recurrence(columns)
+        if step is None:
+            return None
+
+        def counted(x: Array, y: Array, a: float, b: float) -> tuple[Any, Any]:
+            self.count += columns
+            return step(x, y, a, b)
+
+        return counted
 
     def _matmat(self, x: Array) -> Array:
         self.count += x.shape[1]

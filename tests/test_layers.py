@@ -8,7 +8,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 
 SPECDENS = """
-    _arrays _probes chebyshev results linear_operator explicit adapters operators lanczos quadrature
+    _kernels.rows _kernels.csr _kernels.__init__ _arrays _probes chebyshev results linear_operator explicit adapters operators lanczos quadrature
     moments bounds exact preparation gram_zeros structure union inertias pencils control
     sampling scalar_functions truncation estimation rules sampled planning krylov_basis
     deflation prospects two_levels adaptive guarantee matrix_function _histories _autograd
@@ -25,6 +25,9 @@ SEND = """
     world.closed_world world.rates world.__init__ plotting callback trainer __init__ experiment demo
     cli __main__
 """
+
+HOMES = {"specdens": {"_kernels.rows", "_kernels.csr"}}
+"""The files that are loaded only where their heavy library is."""
 
 HEAVY = {
     "numba",
@@ -124,6 +127,8 @@ def test_files_import_downward(package):
 def test_heavy_libraries_stay_at_home(package):
     """Elsewhere they are imported inside the function that needs them."""
     for name, path in modules(package):
+        if name in HOMES.get(package, ()):
+            continue
         home = {"torch", "transformers"} if package == "send" and name in OF_MODELS.split() else {}
         early = {imported.split(".")[0] for imported, now in imports(path) if now}
         assert not (HEAVY & early) - set(home), name

@@ -1,0 +1,64 @@
+"""The Chebyshev step of a CSR matrix, ``y = a A x + b x - y`` and both dot products, in one pass.
+
+Memory traffic is that of A once, x once and y twice, for all columns together. Rows are cut into
+chunks that depend on their number only, and the dot products of chunks are added in their order, so
+that results do not depend on the number of threads.
+"""
+
+from __future__ import annotations
+
+from typing import Any, TypeAlias
+
+import numpy as np
+from numba import literally, njit, prange
+
+from specdens._kernels.rows import update_row
+
+__all__ = ["CHUNK", "chebyshev_step"]
+
+Host: TypeAlias = np.ndarray[Any, Any]
+
+CHUNK = 2048
+"""Rows: few enough to balance threads, many enough to make starting a chunk cheap."""
+
+
+def chebyshev_step(
+    indptr: Host, indices: Host, data: Host, x: Host, y: Host, a: float, b: float
+) -> tuple[Host, Host]:
+    """Set y to ``a A x + b x - y``; return ``<y, y>`` and the real part of ``<y, x>`` by columns.
+
+    Parameters
+    ----------
+    indptr, indices, data : ndarray
+        Of A, n x n, in CSR form, of the dtype of x; indices are not checked.
+    x, y : ndarray, shape (n, R), C order
+        R one of `specdens._kernels.WIDTHS`; y is written.
+    a, b : float
+
+    Returns
+    -------
+    ndarray, ndarray, shape (R,)
+        float64.
+    """
+    real = np.float32 if x.dtype in (np.float32, np.complex64) else np.float64
+    columns, updated = x.view(real), y.view(real)
+    partial = np.empty((-(-len(x) // CHUNK), 2, columns.shape[1]))
+    _all_rows(indptr, indices, data, columns, updated, real(a), real(b), partial, columns.shape[1])
+    squares, mixed = partial.sum(axis=0).reshape(2, x.shape[1], -1).sum(axis=2)
+    return squares, mixed
+
+
+@njit(parallel=True, nogil=True, cache=True)
+def _all_rows(  # type: ignore[no-untyped-def]  # compiled for the types it is called with
+    indptr, indices, data, x, y, a, b, partial, width
+):
+    literally(width)
+    n = len(indptr) - 1
+    for chunk in prange(len(partial)):
+        dots = np.zeros((2, x.shape[1]))
+        for row in range(chunk * CHUNK, min(n, (chunk + 1) * CHUNK)):
+            update_row(
+                data, indices, np.int64(indptr[row]), np.int64(indptr[row + 1]), x, y, row, a, b,
+                dots, width,
+            )  # fmt: skip
+        partial[chunk] = dots
