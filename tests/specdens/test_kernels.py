@@ -43,7 +43,7 @@ def plain(indptr, indices, data, x, y, a, b):
     """The step by SciPy, in double precision; the sums of absolute values bound its rounding."""
     n = len(indptr) - 1
     wide = np.complex128 if np.iscomplexobj(data) else np.float64
-    matrix = sp.csr_array((data.astype(wide), indices, indptr), shape=(n, n))
+    matrix = sp.csr_array((data.astype(wide), indices, indptr), shape=(n, n), copy=True)
     new = a * (matrix @ x.astype(wide)) + b * x - y
     size = abs(a) * (abs(matrix) @ np.abs(x)) + abs(b) * np.abs(x) + np.abs(y)
     return new, size
@@ -149,9 +149,11 @@ def test_results_are_the_same_to_whoever_calls(for_small_ones, monkeypatch):
     np.testing.assert_allclose(with_it(x), without(x), rtol=1e-10, atol=1e-12)
 
 
-def test_without_numba_the_plain_path_is_taken_with_one_line(caplog, for_small_ones):
+def test_without_numba_the_plain_path_is_taken_with_one_line():
     code = (
-        "import sys, logging; logging.basicConfig(level=logging.INFO); sys.modules['numba'] = None\n"
+        "import sys, logging\n"
+        "logging.basicConfig(level=logging.INFO)\n"
+        "sys.modules['numba'] = None\n"
         "import scipy.sparse as sp, specdens, numpy as np\n"
         "from specdens.testing import laplacian\n"
         "a = sp.csr_array(laplacian(300, 300))\n"
