@@ -257,7 +257,7 @@ class SparseOperator(ExplicitOperator):
         """Return the compiled step, where numba is and the matrix is worth starting it."""
         if self.nnz < LEAST_ENTRIES or not isinstance(self.array.data, np.ndarray):
             return None
-        step = _kernels.chebyshev_step()
+        step = _kernels.kernel("csr", "csr_step")
         a = self.array
         return None if step is None else partial(step, a.indptr, a.indices, a.data)
 

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 __all__ = ["NO_ADJOINT", "LinearOperator", "Step"]
 
-Step: TypeAlias = Callable[[Array, Array, float, float], tuple[Any, Any]]
+Step: TypeAlias = Callable[[Array, Array, Any, Any, Any], tuple[Any, Any]]
 
 NO_ADJOINT = (
     "the operator is not Hermitian and has no adjoint product; pass rmatvec= to aslinearoperator."
@@ -70,10 +70,12 @@ class LinearOperator(ABC):
         return None
 
     def recurrence(self, columns: int) -> Step | None:
-        """Return ``step(x, y, a, b)``, or None where products are all there is.
+        """Return ``step(x, y, a, b, c)``, or None where products are all there is.
 
-        It sets y to ``a A x + b x - y`` and returns ``<y, y>`` and the real part of ``<y, x>``, in
-        one pass over memory. Blocks have our dtype, C order, and `padded_width(columns)` columns.
+        It sets y to ``a A x + b x + c y`` and returns ``<y, y>`` and the real part of ``<y, x>`` by
+        columns, in one pass over memory; ``a``, ``b`` and ``c`` are real numbers or one for each
+        column, and ``a = 0`` costs no product. Blocks have our dtype, C order, and
+        `padded_width(columns)` columns. A is Hermitian.
         """
         return None
 

@@ -130,7 +130,7 @@ def _fused_steps(
     x[:, :count] = start
     a = 1 / half
     while True:
-        squares, mixed = step(x, y, a, -a * center)
+        squares, mixed = step(x, y, a, -a * center, -1.0)
         yield y[:, :count], squares[:count], mixed[:count]
         x, y, a = y, x, 2 / half
 

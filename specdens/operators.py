@@ -197,7 +197,7 @@ class Shifted(LinearOperator):
         if step is None:
             return None
         shift = complex(self.shift).real
-        return lambda x, y, a, b: step(x, y, a, b + a * shift)
+        return lambda x, y, a, b, c: step(x, y, a, b + a * shift, c)
 
     def _matmat(self, x: Array) -> Array:
         return self.base.matmat(x) + self.shift * x
@@ -358,9 +358,9 @@ class Counting(LinearOperator):
         if step is None:
             return None
 
-        def counted(x: Array, y: Array, a: float, b: float) -> tuple[Any, Any]:
-            self.count += columns
-            return step(x, y, a, b)
+        def counted(x: Array, y: Array, a: Any, b: Any, c: Any) -> tuple[Any, Any]:
+            self.count += columns if np.any(a) else 0
+            return step(x, y, a, b, c)
 
         return counted
 

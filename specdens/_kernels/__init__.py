@@ -5,13 +5,14 @@
 
 from __future__ import annotations
 
+import importlib
 import logging
 import os
 from collections.abc import Callable
 from functools import lru_cache
 from typing import Any
 
-__all__ = ["WIDTHS", "chebyshev_step", "padded_width"]
+__all__ = ["WIDTHS", "kernel", "padded_width"]
 
 WIDTHS = (4, 8, 16, 32)
 """Columns of a block that there is code for: others are padded."""
@@ -24,16 +25,18 @@ def padded_width(columns: int) -> int | None:
     return next((width for width in WIDTHS if width >= columns), None)
 
 
-def chebyshev_step() -> Callable[..., Any] | None:
-    """Return `specdens._kernels.csr.chebyshev_step`, or None where it is not to be had."""
-    return None if os.environ.get("SPECDENS_KERNELS", "on").lower() == "off" else _compiled()
+def kernel(module: str, name: str) -> Callable[..., Any] | None:
+    """Return a function of a module of this package, or None where it is not to be had."""
+    if os.environ.get("SPECDENS_KERNELS", "on").lower() == "off":
+        return None
+    return _compiled(module, name)
 
 
 @lru_cache
-def _compiled() -> Callable[..., Any] | None:
+def _compiled(module: str, name: str) -> Callable[..., Any] | None:
     try:
-        from specdens._kernels.csr import chebyshev_step as step
-    except ImportError:
-        _log.info("numba is not installed: sparse products take the plain, slower path.")
+        home = importlib.import_module(f"specdens._kernels.{module}")
+    except ImportError as problem:
+        _log.info("%s is not installed: products take the plain, slower path.", problem.name)
         return None
-    return step
+    return getattr(home, name)  # type: ignore[no-any-return]  # a function of that module

@@ -1,4 +1,4 @@
-"""The Chebyshev step of a CSR matrix, ``y = a A x + b x - y`` and both dot products, in one pass.
+"""A step of a recurrence with a CSR matrix, ``y = a A x + b x + c y``, and its dot products, at once.
 
 Memory traffic is that of A once, x once and y twice, for all columns together. Rows are cut into
 chunks that depend on their number only, and the dot products of chunks are added in their order, so
@@ -14,7 +14,7 @@ from numba import literally, njit, prange
 
 from specdens._kernels.rows import update_row
 
-__all__ = ["CHUNK", "chebyshev_step"]
+__all__ = ["CHUNK", "csr_step"]
 
 Host: TypeAlias = np.ndarray[Any, Any]
 
@@ -22,10 +22,10 @@ CHUNK = 2048
 """Rows: few enough to balance threads, many enough to make starting a chunk cheap."""
 
 
-def chebyshev_step(
-    indptr: Host, indices: Host, data: Host, x: Host, y: Host, a: float, b: float
+def csr_step(
+    indptr: Host, indices: Host, data: Host, x: Host, y: Host, a: Any, b: Any, c: Any
 ) -> tuple[Host, Host]:
-    """Set y to ``a A x + b x - y``; return ``<y, y>`` and the real part of ``<y, x>`` by columns.
+    """Set y to ``a A x + b x + c y``; return ``<y, y>`` and the real part of ``<y, x>`` by columns.
 
     Parameters
     ----------
@@ -33,7 +33,8 @@ def chebyshev_step(
         Of A, n x n, in CSR form, of the dtype of x; indices are not checked.
     x, y : ndarray, shape (n, R), C order
         R one of `specdens._kernels.WIDTHS`; y is written.
-    a, b : float
+    a, b, c : float, or ndarray of shape (R,)
+        For ``a = 0`` A is not read.
 
     Returns
     -------
@@ -41,16 +42,22 @@ def chebyshev_step(
         float64.
     """
     real = np.float32 if x.dtype in (np.float32, np.complex64) else np.float64
+    if not np.any(a):
+        indptr = np.zeros_like(indptr)
     columns, updated = x.view(real), y.view(real)
-    partial = np.empty((-(-len(x) // CHUNK), 2, columns.shape[1]))
-    _all_rows(indptr, indices, data, columns, updated, real(a), real(b), partial, columns.shape[1])
+    width = columns.shape[1]
+    abc = np.empty((3, x.shape[1], width // x.shape[1]), real)
+    for place, coefficient in zip(abc, (a, b, c), strict=True):
+        place[:] = np.reshape(coefficient, (-1, 1))
+    partial = np.empty((-(-len(x) // CHUNK), 2, width))
+    _all_rows(indptr, indices, data, columns, updated, abc.reshape(3, width), partial, width)
     squares, mixed = partial.sum(axis=0).reshape(2, x.shape[1], -1).sum(axis=2)
     return squares, mixed
 
 
 @njit(parallel=True, nogil=True, cache=True)
 def _all_rows(  # type: ignore[no-untyped-def]  # compiled for the types it is called with
-    indptr, indices, data, x, y, a, b, partial, width
+    indptr, indices, data, x, y, abc, partial, width
 ):
     literally(width)
     n = len(indptr) - 1
@@ -58,7 +65,7 @@ def _all_rows(  # type: ignore[no-untyped-def]  # compiled for the types it is c
         dots = np.zeros((2, x.shape[1]))
         for row in range(chunk * CHUNK, min(n, (chunk + 1) * CHUNK)):
             update_row(
-                data, indices, np.int64(indptr[row]), np.int64(indptr[row + 1]), x, y, row, a, b,
+                data, indices, np.int64(indptr[row]), np.int64(indptr[row + 1]), x, y, row, abc,
                 dots, width,
             )  # fmt: skip
         partial[chunk] = dots

@@ -1,4 +1,4 @@
-"""One row of ``y = a A x + b x - y`` in vector registers: LLVM vector code, put into numba's.
+"""One row of ``y = a A x + b x + c y`` in vector registers: LLVM vector code, put into numba's.
 
 A plain loop keeps the sums of a row in memory, and is bound by that. Here one vector holds the sums
 of all columns.
@@ -20,7 +20,7 @@ LONG = ir.IntType(64)
 
 @intrinsic
 def update_row(  # type: ignore[no-untyped-def]  # numba passes types, not values
-    typingctx, data, indices, start, stop, x, y, row, a, b, dots, width
+    typingctx, data, indices, start, stop, x, y, row, abc, dots, width
 ):
     """Update ``y[row]`` from the entries `start` to `stop` of A, and add to both dot products.
 
@@ -33,12 +33,12 @@ def update_row(  # type: ignore[no-untyped-def]  # numba passes types, not value
     x, y : array, shape (n, width), of real numbers in C order
         A complex column is two real ones.
     row : int
-    a, b : float
+    abc : array, shape (3, width), of the type of x
     dots : array of float64, shape (2, width)
         Sums of ``y * y`` and ``y * x`` over rows, which grow.
     width : int literal
     """
-    signature = types.void(data, indices, start, stop, x, y, row, a, b, dots, width)
+    signature = types.void(data, indices, start, stop, x, y, row, abc, dots, width)
     if not isinstance(width, types.IntegerLiteral):
         return None
     return signature, _Row(width.literal_value, data.dtype, x.dtype).generate
@@ -58,13 +58,20 @@ class _Row:
         """Emit the code: numba's protocol for intrinsics."""
         pointers = {
             name: context.make_array(signature.args[k])(context, builder, args[k]).data
-            for name, k in (("data", 0), ("indices", 1), ("x", 4), ("y", 5), ("dots", 9))
+            for name, k in (
+                ("data", 0),
+                ("indices", 1),
+                ("x", 4),
+                ("y", 5),
+                ("abc", 7),
+                ("dots", 8),
+            )
         }
-        _, _, start, stop, _, _, row, a, b, _, _ = args
+        _, _, start, stop, _, _, row, *_ = args
         product = self._product(builder, pointers, start, stop)
         x, y = (self._load(builder, pointers[name], row) for name in "xy")
-        rest = self._fma(builder, self._splat(builder, b), x, builder.fneg(y))
-        y = self._fma(builder, self._splat(builder, a), product, rest)
+        a, b, c = (self._load(builder, pointers["abc"], ir.Constant(LONG, k)) for k in range(3))
+        y = self._fma(builder, a, product, self._fma(builder, b, x, builder.fmul(c, y)))
         place = self._at(builder, pointers["y"], row, self.vector)
         builder.store(y, place).align = self.bits // 8
         if self.bits == 32:

@@ -39,13 +39,13 @@ def block(rng, shape, dtype):
     return (real + imaginary).astype(dtype)
 
 
-def plain(indptr, indices, data, x, y, a, b):
+def plain(indptr, indices, data, x, y, a, b, c):
     """The step by SciPy, in double precision; the sums of absolute values bound its rounding."""
     n = len(indptr) - 1
     wide = np.complex128 if np.iscomplexobj(data) else np.float64
     matrix = sp.csr_array((data.astype(wide), indices, indptr), shape=(n, n), copy=True)
-    new = a * (matrix @ x.astype(wide)) + b * x - y
-    size = abs(a) * (abs(matrix) @ np.abs(x)) + abs(b) * np.abs(x) + np.abs(y)
+    new = a * (matrix @ x.astype(wide)) + b * x + c * y
+    size = np.abs(a) * (abs(matrix) @ np.abs(x)) + np.abs(b) * np.abs(x) + np.abs(c) * np.abs(y)
     return new, size
 
 
@@ -56,12 +56,12 @@ def plain(indptr, indices, data, x, y, a, b):
 @settings(max_examples=8, deadline=None)
 def test_the_step_is_the_plain_one(dtype, width, n, seed, index):
     rng = np.random.default_rng(seed)
-    a, b = rng.standard_normal(2)
+    a, b, c = rng.standard_normal((3, width)) if seed % 2 else rng.standard_normal(3)
     matrix = random_rows(rng, n, dtype, index)
     x, y = block(rng, (n, width), dtype), block(rng, (n, width), dtype)
-    expected, size = plain(*matrix, x, y, a, b)
+    expected, size = plain(*matrix, x, y, a, b, c)
     before = [part.copy() for part in (*matrix, x)]
-    squares, mixed = csr.chebyshev_step(*matrix, x, y, a, b)
+    squares, mixed = csr.csr_step(*matrix, x, y, a, b, c)
     assert np.all(np.abs(y - expected) <= (20 + 3 * n) * UNIT[dtype] * size)
     wide = np.result_type(y.dtype, np.float64)
     tolerance = 1e-12 * (1 + (np.abs(y.astype(wide)) ** 2).sum(axis=0))
@@ -81,7 +81,7 @@ def test_nothing_beside_the_block_is_written(dtype, width):
     around = block(rng, (guard + n * width + guard,), dtype)
     y = around[guard : guard + n * width].reshape(n, width)
     before = around.copy()
-    csr.chebyshev_step(*matrix, block(rng, (n, width), dtype), y, 0.5, 0.25)
+    csr.csr_step(*matrix, block(rng, (n, width), dtype), y, 0.5, 0.25, -1.0)
     assert np.array_equal(around[:guard], before[:guard])
     assert np.array_equal(around[-guard:], before[-guard:])
     assert not np.array_equal(around, before)
@@ -98,7 +98,7 @@ def test_the_bits_do_not_depend_on_threads():
         for threads in (1, most):
             numba.set_num_threads(threads)
             new = y.copy()
-            found.append((*csr.chebyshev_step(*matrix, x, new, 0.3, -0.2), new))
+            found.append((*csr.csr_step(*matrix, x, new, 0.3, -0.2, -1.0), new))
     finally:
         numba.set_num_threads(most)
     for one, many in zip(*found, strict=True):
