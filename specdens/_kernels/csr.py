@@ -1,16 +1,18 @@
-"""A step of a recurrence with a CSR matrix, ``y = a A x + b x + c y``, and its dot products, at once.
+"""A step of a recurrence with a CSR matrix, ``y = a A x + b x + c y``, and its dot products.
 
-Memory traffic is that of A once, x once and y twice, for all columns together. Rows are cut into
+One pass over memory: that of A once, x once and y twice, for all columns together. Rows are cut into
 chunks that depend on their number only, and the dot products of chunks are added in their order, so
 that results do not depend on the number of threads.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import lru_cache
 from typing import Any, TypeAlias
 
 import numpy as np
-from numba import literally, njit, prange
+from numba import njit, prange
 
 from specdens._kernels.rows import update_row
 
@@ -50,22 +52,25 @@ def csr_step(
     for place, coefficient in zip(abc, (a, b, c), strict=True):
         place[:] = np.reshape(coefficient, (-1, 1))
     partial = np.empty((-(-len(x) // CHUNK), 2, width))
-    _all_rows(indptr, indices, data, columns, updated, abc.reshape(3, width), partial, width)
+    _all_rows(width)(indptr, indices, data, columns, updated, abc.reshape(3, width), partial)
     squares, mixed = partial.sum(axis=0).reshape(2, x.shape[1], -1).sum(axis=2)
     return squares, mixed
 
 
-@njit(parallel=True, nogil=True, cache=True)
-def _all_rows(  # type: ignore[no-untyped-def]  # compiled for the types it is called with
-    indptr, indices, data, x, y, abc, partial, width
-):
-    literally(width)
-    n = len(indptr) - 1
-    for chunk in prange(len(partial)):
-        dots = np.zeros((2, x.shape[1]))
-        for row in range(chunk * CHUNK, min(n, (chunk + 1) * CHUNK)):
-            update_row(
-                data, indices, np.int64(indptr[row]), np.int64(indptr[row + 1]), x, y, row, abc,
-                dots, width,
-            )  # fmt: skip
-        partial[chunk] = dots
+@lru_cache
+def _all_rows(width: int) -> Callable[..., None]:
+    """Return the loop over rows for a number of real columns, compiled for what it is called with."""
+
+    @njit(parallel=True, nogil=True, cache=True)
+    def loop(indptr, indices, data, x, y, abc, partial):  # type: ignore[no-untyped-def]
+        n = len(indptr) - 1
+        for chunk in prange(len(partial)):
+            dots = np.zeros((2, width))
+            for row in range(chunk * CHUNK, min(n, (chunk + 1) * CHUNK)):
+                update_row(
+                    data, indices, np.int64(indptr[row]), np.int64(indptr[row + 1]), x, y, row, abc,
+                    dots, width,
+                )  # fmt: skip
+            partial[chunk] = dots
+
+    return loop  # type: ignore[no-any-return]  # numba has no types
