@@ -20,7 +20,7 @@ from specdens.control import residual_spread
 from specdens.deflation import Captured, Preconditioned, captured_part
 from specdens.estimation import MISSED, summed
 from specdens.krylov_basis import KrylovBasis
-from specdens.lanczos import Tridiagonal, assembled, lanczos_steps, tridiagonalize
+from specdens.lanczos import Tridiagonal, assembled, coefficients, tridiagonalize
 from specdens.linear_operator import LinearOperator
 from specdens.operators import Counting
 from specdens.planning import INTERVAL, LEAST_PROBES, Goal
@@ -353,9 +353,10 @@ def _first_probes(run: Run, task: Sampled, samples: Samples) -> None:
     alphas: list[Host] = []
     betas: list[Host] = []
     found = partial(assembled, alphas, betas)
-    for step in lanczos_steps(task.op, block, max(1, run.left // 2) if fixed is None else fixed):
-        alphas.append(step.alpha)
-        betas.append(step.beta)
+    most = max(1, run.left // 2) if fixed is None else fixed
+    for alpha, beta in coefficients(task.op, block, most):
+        alphas.append(alpha)
+        betas.append(beta)
         if fixed is None and _enough(run, task, len(alphas), block.shape[1], found):
             break
     factors = found()

@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 
-from specdens import _kernels
 from specdens._arrays import (
     Array,
     device,
@@ -22,6 +21,7 @@ from specdens._arrays import (
     to_host,
     working_dtype,
 )
+from specdens._kernels import kernel
 from specdens.linear_operator import LinearOperator, Step
 from specdens.results import AccuracyWarning
 
@@ -257,7 +257,7 @@ class SparseOperator(ExplicitOperator):
         """Return the compiled step, where numba is and the matrix is worth starting it."""
         if self.nnz < LEAST_ENTRIES or not isinstance(self.array.data, np.ndarray):
             return None
-        step = _kernels.kernel("csr", "csr_step")
+        step = kernel("csr", "csr_step")
         a = self.array
         return None if step is None else partial(step, a.indptr, a.indices, a.data)
 

@@ -8,25 +8,28 @@ reorthogonalisation the tridiagonals still carry a near-optimal quadrature (Gree
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any, TypeAlias
 
 import numpy as np
 
-from specdens._arrays import Array, column_dots, eps, power_of_two
-from specdens.linear_operator import LinearOperator
+from specdens._arrays import Array, column_dots, eps, namespace, power_of_two, to_host
+from specdens.linear_operator import LinearOperator, Step
+from specdens.recurrences import fast_step, pair_of_blocks
 
 __all__ = [
     "EXACT_UP_TO",
+    "BasisStep",
     "Bidiagonal",
     "NotHermitianError",
-    "Step",
     "Tridiagonal",
     "assembled",
     "assembled_bidiagonals",
     "bidiagonal_steps",
     "bidiagonalize",
+    "coefficients",
     "lanczos_steps",
     "tridiagonalize",
 ]
@@ -35,6 +38,9 @@ Host: TypeAlias = np.ndarray[Any, Any]
 
 EXACT_UP_TO = 512
 """Order up to which all basis vectors are kept and used, so that n steps are exact."""
+
+SMALLEST, LARGEST = 1e-100, 1e100
+"""Products whose squares can be summed as they are."""
 
 
 class NotHermitianError(ValueError):
@@ -127,11 +133,11 @@ class _Columns:
     def exponent(self, block: Array) -> float:
         """Return the power of two that brings a product near 1 where squares would overflow."""
         largest = float(self.xp.max(self.xp.abs(block)))
-        return 1.0 if 1e-100 < largest < 1e100 else power_of_two(largest)
+        return 1.0 if SMALLEST < largest < LARGEST else power_of_two(largest)
 
 
 @dataclass(frozen=True)
-class Step:
+class BasisStep:
     """One step of the Lanczos recurrence of a block.
 
     Attributes
@@ -147,7 +153,9 @@ class Step:
     beta: Host
 
 
-def tridiagonalize(op: LinearOperator, start: Array, steps: int) -> list[Tridiagonal]:
+def tridiagonalize(
+    op: LinearOperator, start: Array, steps: int, *, overwrite: bool = False
+) -> list[Tridiagonal]:
     """Run the Lanczos recurrence from each column of a block.
 
     Parameters
@@ -158,6 +166,8 @@ def tridiagonalize(op: LinearOperator, start: Array, steps: int) -> list[Tridiag
         No zero column; norms do not matter.
     steps : int
         m: the number of products with each column.
+    overwrite : bool
+        Whether `start` may be written to, which saves a block of memory.
 
     Returns
     -------
@@ -175,13 +185,84 @@ def tridiagonalize(op: LinearOperator, start: Array, steps: int) -> list[Tridiag
     ----------
     Golub and Meurant, Matrices, Moments and Quadrature (2010), section 4.1.
     """
-    pairs = [(step.alpha, step.beta) for step in lanczos_steps(op, start, steps)]
-    return assembled([alpha for alpha, _ in pairs], [beta for _, beta in pairs])
+    return assembled(*zip(*coefficients(op, start, steps, overwrite=overwrite), strict=True))
 
 
-def assembled(alphas: list[Host], betas: list[Host]) -> list[Tridiagonal]:
+def coefficients(
+    op: LinearOperator, start: Array, steps: int, *, overwrite: bool = False
+) -> Iterator[tuple[Any, Any]]:
+    """Run the recurrence for its coefficients alone; parameters are those of `tridiagonalize`.
+
+    Without reorthogonalisation two passes over two blocks do, if the operator has a step of its
+    own.
+
+    Yields
+    ------
+    array, array, shape (R,)
+        ``alpha_j`` and ``beta_j``, where the step leaves them.
+    """
+    fast = fast_step(op, start) if start.shape[0] > EXACT_UP_TO else None
+    if fast is not None:
+        x, y = pair_of_blocks(start, fast[1], op.dtype, overwrite=overwrite)
+        count = start.shape[1]
+        del start
+        found = _fast_coefficients(op, fast[0], x, y, steps)
+        first = next(found)
+        if _in_range(first):
+            yield from ((alpha[:count], beta[:count]) for alpha, beta in chain([first], found))
+            return
+        start = x[:, :count]  # not written to yet
+    yield from ((step.alpha, step.beta) for step in lanczos_steps(op, start, steps))
+
+
+def _in_range(found: tuple[Any, Any]) -> bool:
+    """Whether squares of products can be summed as they are; what is not finite is not, either."""
+    largest = float(to_host(namespace(*found).max(found[0] ** 2 + found[1] ** 2))) ** 0.5
+    return bool(SMALLEST < largest < LARGEST)
+
+
+def _fast_coefficients(
+    op: LinearOperator, step: Step, x: Array, y: Array, steps: int
+) -> Iterator[tuple[Any, Any]]:
+    """Run the recurrence of Paige with vectors that keep their norms: a step divides by them.
+
+    The entries that the step reads by itself were compared with those of the adjoint before.
+
+    Yields
+    ------
+    array, array
+        As `coefficients`, for padding too.
+
+    References
+    ----------
+    Paige, J. Inst. Maths Applics 10, 373 (1972), algorithm A1 (2, 7).
+    """
+    xp = op.xp
+    squares, _ = step(x, y, 0.0, 1.0, 0.0)
+    beta, c = xp.sqrt(squares), 0.0
+    size = xp.zeros_like(beta)
+    for _ in range(min(steps, x.shape[0])):
+        lives = beta > 0
+        inverse = xp.where(lives, 1 / xp.where(lives, beta, xp.ones_like(beta)), 0 * beta)
+        _, mixed = step(x, y, inverse, 0.0, c)
+        alpha = mixed * inverse
+        squares, _ = step(x, y, 0.0, -alpha * inverse, 1.0)
+        beta = xp.sqrt(squares)
+        size = xp.maximum(size, xp.abs(alpha) + beta)
+        beta = xp.where(beta <= 10 * op.unit * size, 0 * beta, beta)
+        yield alpha, beta
+        if isinstance(beta, np.ndarray) and not beta.any():
+            return
+        c = -beta * inverse
+        x, y = y, x
+
+
+def assembled(alphas: Sequence[Any], betas: Sequence[Any]) -> list[Tridiagonal]:
     """Return the tridiagonal of each column from the coefficients of all steps so far."""
-    alpha, beta = np.array(alphas), np.array(betas)
+    alpha, beta = (to_host(namespace(rows[0]).stack(list(rows))) for rows in (alphas, betas))
+    if not np.all(np.isfinite(alpha) & np.isfinite(beta)):
+        msg = "a product with A contains NaN or infinity; expected finite numbers."
+        raise ValueError(msg)
     ended = beta == 0
     length = np.where(ended.any(axis=0), ended.argmax(axis=0) + 1, len(beta))
     return [
@@ -190,14 +271,14 @@ def assembled(alphas: list[Host], betas: list[Host]) -> list[Tridiagonal]:
     ]
 
 
-def lanczos_steps(op: LinearOperator, start: Array, steps: int) -> Iterator[Step]:
+def lanczos_steps(op: LinearOperator, start: Array, steps: int) -> Iterator[BasisStep]:
     """Run the Lanczos recurrence and give each step away: who wants the basis keeps it.
 
     Parameters, errors and reference are those of `tridiagonalize`.
 
     Yields
     ------
-    Step
+    BasisStep
     """
     columns = _Columns(start, op)
     n, count = start.shape
@@ -228,7 +309,7 @@ def lanczos_steps(op: LinearOperator, start: Array, steps: int) -> Iterator[Step
         size = np.maximum(size, np.abs(alpha) + beta)
         _require_hermitian(asymmetry, size, n, columns.unit)
         beta[beta <= 10 * columns.unit * size] = 0
-        yield Step(q, alpha * scale, beta * scale)
+        yield BasisStep(q, alpha * scale, beta * scale)
         if not beta.any():
             return
         previous, q = q, columns.normalized(w, beta)

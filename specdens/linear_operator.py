@@ -14,13 +14,18 @@ from specdens._arrays import result_dtype as real_result
 if TYPE_CHECKING:
     from scipy.sparse.linalg import LinearOperator as ScipyOperator
 
-__all__ = ["NO_ADJOINT", "LinearOperator", "Step"]
+__all__ = ["NO_ADJOINT", "LinearOperator", "Step", "needs_product"]
 
 Step: TypeAlias = Callable[[Array, Array, Any, Any, Any], tuple[Any, Any]]
 
 NO_ADJOINT = (
     "the operator is not Hermitian and has no adjoint product; pass rmatvec= to aslinearoperator."
 )
+
+
+def needs_product(a: Any) -> bool:
+    """Whether a step with this coefficient reads the matrix; arrays may lie on a device."""
+    return not (isinstance(a, float) and a == 0)
 
 
 class LinearOperator(ABC):
@@ -74,7 +79,7 @@ class LinearOperator(ABC):
 
         It sets y to ``a A x + b x + c y`` and returns ``<y, y>`` and the real part of ``<y, x>`` by
         columns, in one pass over memory; ``a``, ``b`` and ``c`` are real numbers or one for each
-        column, and ``a = 0`` costs no product. Blocks have our dtype, C order, and
+        column, and the number ``a = 0.0`` costs no product. Blocks have our dtype, C order, and
         `padded_width(columns)` columns. A is Hermitian.
         """
         return None

@@ -8,10 +8,10 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-from specdens._arrays import Array, column_dots, eps
-from specdens._kernels import padded_width
+from specdens._arrays import Array, column_dots, eps, namespace, to_host
 from specdens.lanczos import NotHermitianError
-from specdens.linear_operator import LinearOperator, Step
+from specdens.linear_operator import LinearOperator
+from specdens.recurrences import fast_step, pair_of_blocks, plain_step
 
 __all__ = ["EscapeError", "chebyshev_moments", "chebyshev_vectors", "require_inside"]
 
@@ -23,7 +23,13 @@ class EscapeError(ValueError):
 
 
 def chebyshev_moments(
-    op: LinearOperator, start: Array, count: int, low: float, high: float
+    op: LinearOperator,
+    start: Array,
+    count: int,
+    low: float,
+    high: float,
+    *,
+    overwrite: bool = False,
 ) -> Host:
     r"""Return the Chebyshev moments of each column's spectral measure, mapped from [low, high].
 
@@ -40,6 +46,8 @@ def chebyshev_moments(
         At least 1. Costs ``floor(count / 2)`` products with each column.
     low, high : float
         An interval that contains the spectrum, low < high.
+    overwrite : bool
+        Whether `start` may be written to, which saves a block of memory.
 
     Returns
     -------
@@ -59,84 +67,74 @@ def chebyshev_moments(
     ----------
     Weiße et al., Rev. Mod. Phys. 78, 275 (2006), eqs. 34-38.
     """
-    center, half = (high + low) / 2, (high - low) / 2
-    if half == 0:
-        half = 1.0  # a multiple of the identity: B = 0
-
-    mass = _real_dots(start, start)
-    table = [np.ones_like(mass)]
+    center, half = (high + low) / 2, (high - low) / 2 or 1.0  # 1 for a multiple of the identity
     unit = eps(start)
     # B is a difference of numbers as large as the centre: a narrow interval magnifies rounding.
     magnified = unit * max(1.0, abs(center) / half)
-    tolerance = 1 + min(0.1, (1000 + 10 * np.sqrt(start.shape[0])) * magnified)
+    rounding = min(0.1, (1000 + 10 * math.sqrt(start.shape[0])) * magnified)
+    rows: list[Any] = []
+    for squares, mixed in _dots(op, start, center, half, rounding, overwrite=overwrite):
+        found = [squares] if not rows else [mixed if len(rows) == 1 else 2 * mixed - rows[1]]
+        if rows and len(rows) + 1 < count:
+            found.append(2 * squares - rows[0])
+        rows += found
+        if isinstance(squares, np.ndarray):  # a device is waited for at the end only
+            _require_bounded(rows, len(found), rounding, unit, (low, high))
+        if len(rows) == count:
+            break
+    table: Host = to_host(namespace(rows[0]).stack(rows))
+    _require_bounded(table, count, rounding, unit, (low, high))
+    return np.divide(table, table[0])
 
-    def keep(row: Host) -> None:
+
+def _dots(
+    op: LinearOperator,
+    start: Array,
+    center: float,
+    half: float,
+    rounding: float,
+    *,
+    overwrite: bool,
+) -> Iterator[tuple[Any, Any]]:
+    """Run the recurrence ``v_k = T_k(B) v`` in two blocks.
+
+    Yields
+    ------
+    array, array, shape (R,)
+        ``<v_k, v_k>`` and ``<v_k, v_(k-1)>``, the first of them twice, where the step leaves them.
+    """
+    fast, count = fast_step(op, start), start.shape[1]
+    step, width = fast or (plain_step(op), count)
+    dtype = op.xp.result_type(start.dtype, op.dtype)
+    kept = None if fast else start  # entries that a step reads by itself were compared before
+    x, y = pair_of_blocks(start, width, dtype, overwrite=overwrite and kept is None)
+    del start
+    mass, _ = step(x, y, 0.0, 1.0, 0.0)
+    yield mass[:count], mass[:count]
+    a, c, last = 1 / half, 0.0, mass
+    while True:
+        squares, mixed = step(x, y, a, -a * center, c)
+        if kept is not None and c:
+            found = np.real(column_dots(kept, y))
+            _require_hermitian(found / mass, 2 * last / mass - 1, rounding)
+            kept = None
+        yield squares[:count], mixed[:count]
+        x, y, a, c, last = y, x, 2 / half, -1.0, squares
+
+
+def _require_bounded(
+    rows: Any, new: int, rounding: float, unit: float, interval: tuple[float, float]
+) -> None:
+    """Raise an error if one of the last rows cannot be a moment of a spectrum in the interval."""
+    for k in range(len(rows) - new, len(rows)):
         # The first product is finite unless A is not; a later infinity is growth.
-        if not np.all(np.isfinite(row)) and len(table) == 1:
+        if k <= 1 and not np.all(np.isfinite(rows[k])):
             msg = "a product with A contains NaN or infinity; expected finite numbers."
             raise ValueError(msg)
-        if not np.all(np.abs(row) <= tolerance * (1 + len(table) * unit)):
-            msg = f"moment {len(table)} exceeds mu_0: the spectrum is not inside [{low}, {high}]."
+        if not np.all(np.abs(rows[k]) <= (1 + rounding) * (1 + k * unit) * rows[0]):
+            low, high = interval
+            msg = f"moment {k} exceeds mu_0: the spectrum is not inside [{low}, {high}]."
             raise EscapeError(msg)
-        table.append(row)
-
-    if count == 1:
-        return np.stack(table)
-    for current, squares, mixed in _steps(op, start, center, half):
-        if len(table) == 3:
-            _require_hermitian(_real_dots(start, current) / mass, table[2], tolerance - 1)
-        keep(mixed / mass if len(table) == 1 else 2 * mixed / mass - table[1])
-        if len(table) < count:
-            keep(2 * squares / mass - 1)
-        if len(table) == count:
-            break
-    return np.stack(table)
-
-
-def _steps(
-    op: LinearOperator, start: Array, center: float, half: float
-) -> Iterator[tuple[Array, Host, Host]]:
-    """Run the recurrence.
-
-    Yields
-    ------
-    array, ndarray, ndarray
-        ``v_k = T_k(B) v``, ``<v_k, v_k>`` and ``<v_k, v_(k-1)>``, from k = 1 on.
-    """
-    step = op.recurrence(start.shape[1]) if start.dtype == op.dtype else None
-    width = padded_width(start.shape[1])
-    if step is not None and width is not None:
-        yield from _fused_steps(step, start, width, center, half)
-        return
-    previous = start
-    current = (op.matmat(start) - center * start) / half
-    while True:
-        yield current, _real_dots(current, current), _real_dots(current, previous)
-        following = 2 * ((op.matmat(current) - center * current) / half) - previous
-        previous, current = current, following
-
-
-def _fused_steps(
-    step: Step, start: Array, width: int, center: float, half: float
-) -> Iterator[tuple[Array, Host, Host]]:
-    """Do the same in two blocks, each step one pass over memory.
-
-    Yields
-    ------
-    array, ndarray, ndarray
-    """
-    count = start.shape[1]
-    x, y = (np.zeros((len(start), width), dtype=start.dtype) for _ in range(2))
-    x[:, :count] = start
-    a = 1 / half
-    while True:
-        squares, mixed = step(x, y, a, -a * center, -1.0)
-        yield y[:, :count], squares[:count], mixed[:count]
-        x, y, a = y, x, 2 / half
-
-
-def _real_dots(a: Array, b: Array) -> Host:
-    return np.real(column_dots(a, b))
 
 
 def _require_hermitian(found: Host, expected: Host, tolerance: float) -> None:

@@ -13,7 +13,7 @@ import numpy as np
 from specdens._arrays import Array, column_dots
 from specdens.adapters import aslinearoperator
 from specdens.explicit import RANGE
-from specdens.linear_operator import LinearOperator, Step
+from specdens.linear_operator import LinearOperator, Step, needs_product
 
 __all__ = [
     "Adjoint",
@@ -253,6 +253,14 @@ class Scaled(LinearOperator):
         norm = self.base.frobenius_norm()
         return None if norm is None else abs(self.factor) * norm
 
+    def recurrence(self, columns: int) -> Step | None:
+        """Return that of the base, for a real factor."""
+        step = self.base.recurrence(columns) if self.dtype == self.base.dtype else None
+        if step is None:
+            return None
+        factor = complex(self.factor).real
+        return lambda x, y, a, b, c: step(x, y, a * factor, b, c)
+
     def _matmat(self, x: Array) -> Array:
         return self.factor * self.base.matmat(x)
 
@@ -359,7 +367,7 @@ class Counting(LinearOperator):
             return None
 
         def counted(x: Array, y: Array, a: Any, b: Any, c: Any) -> tuple[Any, Any]:
-            self.count += columns if np.any(a) else 0
+            self.count += columns if needs_product(a) else 0
             return step(x, y, a, b, c)
 
         return counted

@@ -9,7 +9,7 @@ ROOT = Path(__file__).parents[1]
 
 SPECDENS = """
     _kernels.rows _kernels.csr _kernels.__init__ _arrays _probes chebyshev results
-    linear_operator explicit adapters operators lanczos quadrature moments bounds exact
+    linear_operator explicit adapters operators recurrences lanczos quadrature moments bounds exact
     preparation gram_zeros structure union inertias pencils control sampling
     scalar_functions truncation estimation rules sampled planning krylov_basis deflation
     prospects two_levels adaptive guarantee matrix_function _histories _autograd _batch

@@ -1,8 +1,8 @@
 """A step of a recurrence with a CSR matrix, ``y = a A x + b x + c y``, and its dot products.
 
-One pass over memory: that of A once, x once and y twice, for all columns together. Rows are cut into
-chunks that depend on their number only, and the dot products of chunks are added in their order, so
-that results do not depend on the number of threads.
+One pass over memory: A once, x once and y twice, for all columns together. Rows are cut into chunks
+that depend on their number only, and the dot products of chunks are added in their order, so that
+results do not depend on the number of threads.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ def csr_step(
     x, y : ndarray, shape (n, R), C order
         R one of `specdens._kernels.WIDTHS`; y is written.
     a, b, c : float, or ndarray of shape (R,)
-        For ``a = 0`` A is not read.
+        For the number ``a = 0.0`` A is not read.
 
     Returns
     -------
@@ -44,7 +44,7 @@ def csr_step(
         float64.
     """
     real = np.float32 if x.dtype in (np.float32, np.complex64) else np.float64
-    if not np.any(a):
+    if isinstance(a, float) and a == 0:
         indptr = np.zeros_like(indptr)
     columns, updated = x.view(real), y.view(real)
     width = columns.shape[1]
@@ -59,7 +59,7 @@ def csr_step(
 
 @lru_cache
 def _all_rows(width: int) -> Callable[..., None]:
-    """Return the loop over rows for a number of real columns, compiled for what it is called with."""
+    """Return the loop over rows for a number of real columns, compiled when it is called."""
 
     @njit(parallel=True, nogil=True, cache=True)
     def loop(indptr, indices, data, x, y, abc, partial):  # type: ignore[no-untyped-def]
