@@ -105,12 +105,32 @@ def _bits(xp: Any, dtype: Any) -> int:
     return int(xp.finfo(dtype).bits)
 
 
-def working_dtype(xp: Any, dtype: Any) -> Any:
-    """Return the dtype in which products are computed.
+def working_dtype(xp: Any, dtype: Any, wanted: Any = None) -> Any:
+    """Return the dtype in which products with elements of a dtype are computed.
 
     Single and double precision stay; integers, booleans and extended precision become double;
-    half precision becomes single, whose sums are then taken in double.
+    half precision becomes single, whose sums are then taken in double. Or the precision is that of
+    the dtype `wanted`, of the namespace or by a name that NumPy knows.
     """
+    found = _own_precision(xp, dtype)
+    if wanted is None:
+        return found
+    name = str(wanted).rpartition(".")[2] if is_dtype_of_torch(wanted) else np.dtype(wanted).name
+    precisions = {"float32": 32, "complex64": 32, "float64": 64, "complex128": 64}
+    if name not in precisions:
+        msg = (
+            f"compute_dtype is {wanted!r}; expected single or double precision, such as 'float32'."
+        )
+        raise ValueError(msg)
+    if xp.isdtype(found, "complex floating"):
+        return xp.complex64 if precisions[name] == 32 else xp.complex128
+    if name.startswith("complex"):
+        msg = f"compute_dtype is {wanted!r} but A is real; pass a real one."
+        raise ValueError(msg)
+    return xp.float32 if precisions[name] == 32 else xp.float64
+
+
+def _own_precision(xp: Any, dtype: Any) -> Any:
     if "complex32" in str(dtype):  # torch.chalf, which has no finfo
         return xp.complex64
     if xp.isdtype(dtype, "complex floating"):

@@ -45,7 +45,7 @@ from specdens.planning import LEAST_PROBES, Goal
 from specdens.preparation import Problem, plain_number
 from specdens.quadrature import gauss
 from specdens.results import AccuracyWarning, Estimate
-from specdens.sampling import block_width, probes_for
+from specdens.sampling import block_ranges, probes_for
 from specdens.scalar_functions import LOG, LOG_ABS, ScalarFunction
 
 __all__ = ["refusing_gradient", "with_gradient", "with_gradients"]
@@ -427,10 +427,7 @@ class _Sampled:
 
     def blocks(self) -> list[range]:
         """Return blocks of probes as narrow as those of the value."""
-        width = block_width(self.problem.shifted, self.probes.n)
-        if self.probes.exhaustive:
-            width = min(width, -(-self.probes.n // 2))
-        return self.probes.blocks(width)
+        return block_ranges(self.problem.shifted, self.probes)
 
     def control(self) -> _Control:
         """Fit a line to f' at the Gauss nodes of a probe that is independent of the others."""

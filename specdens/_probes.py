@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 import secrets
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -50,6 +51,12 @@ SIGNS, PHASES, STARTS = 0, 1, 2
 
 SPHERE = 16
 """Stream of the vectors on the sphere; their imaginary parts are on the next one."""
+
+ROWS_OF_A_BLOCK = 128
+"""Rows whose signs come from one counter."""
+
+NUMBERS_AT_ONCE = 2**20
+
 PARTS = 2**20
 """A stream of its own: the keys of the parts of a structured matrix."""
 
@@ -118,9 +125,9 @@ def philox(xp: Any, counter: tuple[Array, Array, Array, Array], key: int) -> tup
     return c0, c1, c2, c3
 
 
-def _words(xp: Any, where: Any, blocks: int, columns: range, key: int, stream: int) -> Array:
+def _words(xp: Any, where: Any, blocks: range, columns: range, key: int, stream: int) -> Array:
     """Return the words of counters (block, column, stream), shape (blocks, 4, columns)."""
-    block = xp.arange(blocks, dtype=xp.int64, device=where)[:, None]
+    block = xp.arange(blocks.start, blocks.stop, dtype=xp.int64, device=where)[:, None]
     column = xp.arange(columns.start, columns.stop, dtype=xp.int64, device=where)[None, :]
     zero = 0 * (block + column)
     high = xp.bitwise_right_shift(block + zero, 32 + zero)
@@ -128,15 +135,16 @@ def _words(xp: Any, where: Any, blocks: int, columns: range, key: int, stream: i
     return xp.stack(philox(xp, counter, key), axis=1)
 
 
-def _bits(xp: Any, where: Any, n: int, columns: range, key: int, stream: int) -> Array:
-    """Return one bit per entry, shape (n, columns), uint8: bit i & 31 of word (i >> 5) & 3."""
-    words = _words(xp, where, -(-n // 128), columns, key, stream)
+def _bits(xp: Any, where: Any, rows: range, columns: range, key: int, stream: int) -> Array:
+    """Return one bit per entry, uint8: bit i & 31 of word (i >> 5) & 3; rows begin at a block."""
+    blocks = range(rows.start // 128, -(-rows.stop // 128))
+    words = _words(xp, where, blocks, columns, key, stream)
     shifts = xp.arange(0, 32, 8, dtype=xp.int64, device=where)[None, None, :, None]
     octets = xp.bitwise_right_shift(words[:, :, None, :], shifts) & 255
     octets = xp.astype(octets, xp.uint8)[:, :, :, None, :]
     places = xp.arange(8, dtype=xp.uint8, device=where)[None, None, None, :, None]
     bits = xp.bitwise_right_shift(octets, places) & xp.ones_like(places)
-    return xp.reshape(bits, (-1, len(columns)))[:n, :]
+    return xp.reshape(bits, (-1, len(columns)))[: len(rows), :]
 
 
 def signs(
@@ -161,12 +169,25 @@ def signs(
     -------
     array, shape (n, len(columns))
     """
-    real = xp.astype(_bits(xp, where, n, columns, key, stream), dtype)
-    real = 1 - 2 * real
-    if not xp.isdtype(dtype, "complex floating"):
-        return real
-    turned = xp.astype(_bits(xp, where, n, columns, key, stream + 1), dtype)
-    return real * (1 + (1j - 1) * turned)
+
+    def rows_of(rows: range) -> Array:
+        real = 1 - 2 * xp.astype(_bits(xp, where, rows, columns, key, stream), dtype)
+        if not xp.isdtype(dtype, "complex floating"):
+            return real
+        turned = xp.astype(_bits(xp, where, rows, columns, key, stream + 1), dtype)
+        return real * (1 + (1j - 1) * turned)
+
+    return _by_slabs(rows_of, xp.empty((n, len(columns)), dtype=dtype, device=where))
+
+
+def _by_slabs(rows_of: Callable[[range], Array], out: Array) -> Array:
+    """Fill an array by some rows at a time, so that temporaries stay small."""
+    n, columns = out.shape
+    step = ROWS_OF_A_BLOCK * max(1, NUMBERS_AT_ONCE // (ROWS_OF_A_BLOCK * max(1, columns)))
+    for first in range(0, n, step):
+        rows = range(first, min(first + step, n))
+        out[rows.start : rows.stop, :] = rows_of(rows)
+    return out
 
 
 def gaussian(
@@ -183,11 +204,16 @@ def gaussian(
 
     Equal on all backends up to the last digits of log and cos.
     """
-    words = _words(xp, where, -(-n // 2), columns, key, stream)
-    uniform = (xp.astype(words, xp.float64) + 0.5) * 2.0**-32
-    radius = xp.sqrt(-2 * xp.log(uniform[:, 0::2, :]))
-    normal = radius * xp.cos(2 * math.pi * uniform[:, 1::2, :])
-    return xp.astype(xp.reshape(normal, (-1, len(columns)))[:n, :], dtype)
+
+    def rows_of(rows: range) -> Array:
+        blocks = range(rows.start // 2, -(-rows.stop // 2))
+        words = _words(xp, where, blocks, columns, key, stream)
+        uniform = (xp.astype(words, xp.float64) + 0.5) * 2.0**-32
+        radius = xp.sqrt(-2 * xp.log(uniform[:, 0::2, :]))
+        normal = radius * xp.cos(2 * math.pi * uniform[:, 1::2, :])
+        return xp.astype(xp.reshape(normal, (-1, len(columns)))[: len(rows), :], dtype)
+
+    return _by_slabs(rows_of, xp.empty((n, len(columns)), dtype=dtype, device=where))
 
 
 def sphere(

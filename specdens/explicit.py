@@ -37,6 +37,9 @@ __all__ = [
 SQUARE_FLOPS = 32
 """Multiplications in A^2, as a multiple of A's entries, up to which tr A^3 and tr A^4 are cheap."""
 
+SQUARE_FLOPS_STORED = 8
+"""The same for a large matrix whose square is stored: SciPy's takes ten times as long."""
+
 SQUARED_AT_ONCE = 2**24
 
 LEAST_ENTRIES = 2**17
@@ -153,11 +156,11 @@ def _warn_of_long_integers(xp: Any, a: Array) -> None:
 class DenseOperator(ExplicitOperator):
     """A dense array."""
 
-    def __init__(self, a: Array) -> None:
+    def __init__(self, a: Array, compute_dtype: Any = None) -> None:
         xp = namespace(a)
         self.original = a
         _warn_of_long_integers(xp, a)
-        self.array = xp.astype(a, working_dtype(xp, a.dtype), copy=False)
+        self.array = xp.astype(a, working_dtype(xp, a.dtype, compute_dtype), copy=False)
         super().__init__(
             tuple(a.shape), dtype=self.array.dtype, xp=xp, device=device(a),
             result_dtype=result_dtype(xp, a.dtype),
@@ -233,13 +236,13 @@ class DenseOperator(ExplicitOperator):
 class SparseOperator(ExplicitOperator):
     """A SciPy or CuPy sparse matrix or array, of any format."""
 
-    def __init__(self, a: Any, xp: Any) -> None:
+    def __init__(self, a: Any, xp: Any, compute_dtype: Any = None) -> None:
         if a.ndim != 2:
             msg = f"A is a sparse array of shape {a.shape}; expected two dimensions."
             raise ValueError(msg)
         if xp.__name__.endswith("numpy") and a.format in {"csr", "csc", "bsr"}:
             a.check_format(full_check=True)  # an index out of range would read foreign memory
-        dtype = working_dtype(xp, a.dtype)
+        dtype = working_dtype(xp, a.dtype, compute_dtype)
         csr = a.tocsr()
         if csr.dtype != dtype:
             csr = csr.astype(dtype)
@@ -292,12 +295,21 @@ class SparseOperator(ExplicitOperator):
         """Return also tr A^3 and tr A^4 = ||A^2||_F^2 where A^2 costs no more than products."""
         first = super()._power_traces
         host = self.xp.__name__.endswith("numpy")
-        if not host or not first or self._square_flops() > SQUARE_FLOPS * self.nnz:
+        flops = self._square_flops() / max(1, self.nnz) if host else math.inf
+        if not first or flops > SQUARE_FLOPS:
+            return first
+        large = self.nnz >= LEAST_ENTRIES
+        fast = kernel("powers", "third_and_fourth") if large else None
+        if fast is not None:
+            a = self.array
+            return (*first, *fast(a.indptr, a.indices, a.data))
+        if large and flops > SQUARE_FLOPS_STORED:
             return first
         third, fourth = 0.0, 0.0
         for rows in self._row_ranges():
             a = self.array[rows]
-            square = (a @ self.array).astype(np.result_type(self.array.dtype, np.float64))
+            wide = np.result_type(self.array.dtype, np.float64)
+            square = (a @ self.array).astype(wide, copy=False)
             third += float(square.multiply(a.conj()).sum().real)
             fourth += _sum_of_squares(self.xp, square.data)
         return (*first, third, fourth)
@@ -314,6 +326,8 @@ class SparseOperator(ExplicitOperator):
     def equals_adjoint(self, tolerance: float) -> bool:
         """Whether no entry differs from its mirror by more than a share of both its rows."""
         xp, difference = self.xp, (self.array - self.array.conj().T).tocoo()
+        if not difference.data.any():
+            return True
         largest = abs(self.array).max(axis=1).toarray().ravel()
         least = xp.minimum(largest[difference.row], largest[difference.col])
         return bool(xp.all(xp.abs(difference.data) <= tolerance * least))
@@ -335,7 +349,7 @@ class SparseOperator(ExplicitOperator):
 class TorchSparseOperator(ExplicitOperator):
     """A Torch sparse tensor (COO, CSR or any other layout), kept as COO."""
 
-    def __init__(self, a: Any) -> None:
+    def __init__(self, a: Any, compute_dtype: Any = None) -> None:
         xp = namespace(a)
         if a.ndim != 2:
             msg = f"A is a sparse tensor of shape {tuple(a.shape)}; expected two dimensions."
@@ -344,7 +358,7 @@ class TorchSparseOperator(ExplicitOperator):
             msg = "A is a hybrid tensor, with dense rows of a sparse one. Pass A.to_dense()."
             raise ValueError(msg)
         coo = a.detach().to_sparse_coo().coalesce()
-        self.array = coo.to(working_dtype(xp, coo.dtype))
+        self.array = coo.to(working_dtype(xp, coo.dtype, compute_dtype))
         super().__init__(
             tuple(coo.shape), dtype=self.array.dtype, xp=xp, device=coo.device,
             result_dtype=result_dtype(xp, a.dtype),

@@ -46,6 +46,8 @@ class LinearOperator(ABC):
         Whether it equals its adjoint; None where that is not known.
     lower, upper : float
         Bounds of the spectrum that hold by construction, if it is Hermitian; else infinite.
+    max_memory : int or None
+        Bytes that the blocks of vectors of a recurrence may take; None leaves it to the library.
     """
 
     # Products with a Python sequence or NumPy array on the left come to us.
@@ -54,6 +56,7 @@ class LinearOperator(ABC):
     hermitian: bool | None
     lower = -np.inf
     upper = np.inf
+    max_memory: int | None = None
 
     def __init__(
         self, shape: tuple[int, int], *, dtype: Any, xp: Any, device: Any, result_dtype: Any = None
@@ -65,6 +68,12 @@ class LinearOperator(ABC):
     def unit(self) -> float:
         """The unit roundoff of products."""
         return float(self.xp.finfo(self.dtype).eps)
+
+    @property
+    def itemsize(self) -> int:
+        """The bytes of one number of a block."""
+        complex_ = self.xp.isdtype(self.dtype, "complex floating")
+        return int(self.xp.finfo(self.dtype).bits) // 8 * (2 if complex_ else 1)
 
     def power_traces(self) -> tuple[float, ...]:
         """Return tr A, tr A^2, ... of a Hermitian A as far as they are known without a product."""

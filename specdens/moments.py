@@ -84,7 +84,8 @@ def chebyshev_moments(
             break
     table: Host = to_host(namespace(rows[0]).stack(rows))
     _require_bounded(table, count, rounding, unit, (low, high))
-    return np.divide(table, table[0])
+    normalized: Host = table / table[0]
+    return normalized
 
 
 def _dots(

@@ -115,6 +115,7 @@ class Gram(LinearOperator):
         )
         self.hermitian = True
         self.lower = self.shift
+        self.max_memory = self.factor.max_memory
 
     def power_traces(self) -> tuple[float, ...]:
         """Return the trace, ``||J X||_F^2 + K shift``, of an X whose entries can be looked at."""
@@ -180,6 +181,7 @@ class Shifted(LinearOperator):
             device=base.device,
             result_dtype=base.result_dtype,
         )
+        self.max_memory = base.max_memory
         real = complex(self.shift).imag == 0
         self.hermitian = base.hermitian if real else (False if base.hermitian else None)
         if real:
@@ -237,6 +239,7 @@ class Scaled(LinearOperator):
             device=base.device,
             result_dtype=base.result_dtype,
         )
+        self.max_memory = base.max_memory
         real = complex(self.factor).imag == 0
         self.hermitian = base.hermitian if real else None
         if real and complex(self.factor).real:
@@ -336,7 +339,7 @@ class Adjoint(LinearOperator):
             device=base.device,
             result_dtype=base.result_dtype,
         )
-        self.hermitian = base.hermitian
+        self.hermitian, self.max_memory = base.hermitian, base.max_memory
 
     def _matmat(self, x: Array) -> Array:
         return self.base.rmatmat(x)
@@ -354,7 +357,7 @@ class Counting(LinearOperator):
             base.shape, dtype=base.dtype, xp=base.xp, device=base.device,
             result_dtype=base.result_dtype,
         )  # fmt: skip
-        self.hermitian = base.hermitian
+        self.hermitian, self.max_memory = base.hermitian, base.max_memory
 
     def power_traces(self) -> tuple[float, ...]:
         """Return those of the base."""

@@ -24,10 +24,15 @@ SLAB = 2**16
 def fast_step(op: LinearOperator, start: Array) -> tuple[Step, int] | None:
     """Return the step that an operator has of its own, and how wide it wants the blocks."""
     width = padded_width(start.shape[1])
-    if width is None or start.dtype != op.dtype:
+    if width is None or start.dtype != op.dtype or _too_wide(op, width):
         return None
     step = op.recurrence(start.shape[1])
     return None if step is None else (step, width)
+
+
+def _too_wide(op: LinearOperator, width: int) -> bool:
+    """Whether padding would take more memory than was allowed."""
+    return op.max_memory is not None and 2 * width * op.shape[1] * op.itemsize > op.max_memory
 
 
 def pair_of_blocks(start: Array, width: int, dtype: Any, *, overwrite: bool) -> tuple[Array, Array]:

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import Any, TypeAlias
 
 import numpy as np
 
 from specdens._arrays import Array
+from specdens._kernels import WIDTHS, padded_width
 from specdens._probes import Probes, make_probes
 from specdens.bounds import estimated_bounds
 from specdens.chebyshev import to_unit
@@ -24,6 +27,7 @@ __all__ = [
     "Moments",
     "bidiagonals",
     "bounds_for",
+    "block_ranges",
     "by_blocks",
     "known_traces",
     "moments_by_chebyshev",
@@ -38,10 +42,19 @@ __all__ = [
 
 Host: TypeAlias = np.ndarray[Any, Any]
 
+MEMORY = 2**31
+"""Bytes for the blocks of a recurrence, unless an operator has its own `max_memory`."""
+
 BLOCK_BYTES = 2**27
-"""Size of one block of vectors: wider blocks share a product among more probes."""
+"""Size of one block of vectors where there are many of them."""
 
 WIDEST = 32
+
+FAST_BLOCKS, PLAIN_BLOCKS = 2, 4
+"""Blocks that a recurrence holds at once, in place and by products that make new ones."""
+
+READING = 5
+"""What it costs to read a sparse matrix once, in columns of a block that a step updates."""
 
 
 @dataclass(frozen=True)
@@ -66,28 +79,63 @@ def probes_for(op: LinearOperator, probes: Any, rng: Any, distribution: str = "s
     return make_probes(probes, op.shape[1], rng, distribution=distribution, **home)
 
 
-def block_width(op: LinearOperator, n: int) -> int:
-    """Return how many vectors of length n share a product."""
-    item = 16 if op.xp.isdtype(op.dtype, "complex floating") else 8
-    return max(1, min(WIDEST, BLOCK_BYTES // max(1, item * n)))
+def block_ranges(op: LinearOperator, probes: Probes, first: int = 0) -> list[range]:
+    """Cut the numbers of probes, from the first on, into those of the blocks to be multiplied."""
+    count = probes.count - first
+    # Never the n x n identity itself.
+    most = -(-probes.n // 2) if probes.exhaustive else count
+    parts = [count] if most >= count else [most, count - most]
+    widths = [width for part in parts for width in _block_widths(op, part)]
+    ends = first + np.cumsum([0, *widths])
+    return [range(int(a), int(b)) for a, b in itertools.pairwise(ends)]
+
+
+def _block_widths(op: LinearOperator, count: int) -> list[int]:
+    """Return the widths of the blocks in which so many vectors are multiplied."""
+    fast = op.recurrence(WIDTHS[0]) is not None
+    widest = _widest(op, FAST_BLOCKS if fast else PLAIN_BLOCKS)
+    if not fast or widest < WIDTHS[0]:
+        return [min(widest, count - i) for i in range(0, count, widest)]
+    return list(_cheapest(count, max(width for width in WIDTHS if width <= widest)))
+
+
+def _widest(op: LinearOperator, blocks: int) -> int:
+    """Return how many vectors may share a product where so many blocks of them are held."""
+    each = blocks * op.itemsize * max(1, op.shape[1])
+    room = MEMORY if op.max_memory is None else op.max_memory
+    if op.max_memory is not None and each > room:
+        msg = f"max_memory is {room} bytes; a recurrence with one vector takes {each}. Allow more."
+        raise ValueError(msg)
+    return max(1, min(WIDEST, room // each))
+
+
+@lru_cache(maxsize=1000)
+def _cheapest(count: int, widest: int) -> tuple[int, ...]:
+    """Cut a number of columns into widths of compiled code: none is read or updated for nothing."""
+    if count > 2 * widest:
+        return (widest, *_cheapest(count - widest, widest))
+    if count <= 0:
+        return ()
+    choices = [
+        (min(width, count), *_cheapest(count - width, widest))
+        for width in WIDTHS
+        if width <= widest
+    ]
+    return min(choices, key=lambda cut: sum(READING + (padded_width(k) or k) for k in cut))
 
 
 def by_blocks(
     op: LinearOperator, probes: Probes, run: Callable[[Array], list[Any]], *, first: int = 0
 ) -> list[Any]:
     """Run blocks of probes, from the first on; what comes back does not depend on the width."""
-    width = block_width(op, probes.n)
-    if probes.exhaustive:
-        width = min(width, -(-probes.n // 2))  # never the n x n identity itself
-    return [
-        found for columns in probes.blocks(width, first) for found in run(probes.block(columns))
-    ]
+    return [found for part in block_ranges(op, probes, first) for found in run(probes.block(part))]
 
 
 def tridiagonals(op: LinearOperator, probes: Probes, moments: int) -> list[Tridiagonal]:
     """Run Lanczos for `moments` moments a probe: half as many products."""
     steps = math.ceil(moments / 2)
-    return by_blocks(op, probes, lambda block: tridiagonalize(op, block, steps))
+    own = probes.given is None
+    return by_blocks(op, probes, lambda x: tridiagonalize(op, x, steps, overwrite=own))
 
 
 def bidiagonals(op: LinearOperator, probes: Probes, moments: int) -> list[Bidiagonal]:
@@ -106,9 +154,11 @@ def moments_by_chebyshev(
     EscapeError
         If a moment shows an eigenvalue outside the interval.
     """
+    own = probes.given is None
 
     def run(block: Array) -> list[Host]:
-        return list(chebyshev_moments(op, block, count, bounds.low, bounds.high).T)
+        low, high = bounds
+        return list(chebyshev_moments(op, block, count, low, high, overwrite=own).T)
 
     return Moments(np.array(by_blocks(op, probes, run)).T, bounds)
 
