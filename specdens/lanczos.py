@@ -217,7 +217,7 @@ def coefficients(
 
 def _in_range(found: tuple[Any, Any]) -> bool:
     """Whether squares of products can be summed as they are; what is not finite is not, either."""
-    largest = float(to_host(namespace(*found).max(found[0] ** 2 + found[1] ** 2))) ** 0.5
+    largest = float(to_host(namespace(*found).max(abs(found[0]) + found[1])))
     return bool(SMALLEST < largest < LARGEST)
 
 
@@ -240,16 +240,16 @@ def _fast_coefficients(
     xp = op.xp
     squares, _ = step(x, y, 0.0, 1.0, 0.0)
     beta, c = xp.sqrt(squares), 0.0
-    size = xp.zeros_like(beta)
+    size, zero, one = xp.zeros_like(beta), xp.zeros_like(beta), xp.ones_like(beta)
     for _ in range(min(steps, x.shape[0])):
         lives = beta > 0
-        inverse = xp.where(lives, 1 / xp.where(lives, beta, xp.ones_like(beta)), 0 * beta)
+        inverse = xp.where(lives, 1 / xp.where(lives, beta, one), zero)
         _, mixed = step(x, y, inverse, 0.0, c)
         alpha = mixed * inverse
         squares, _ = step(x, y, 0.0, -alpha * inverse, 1.0)
         beta = xp.sqrt(squares)
         size = xp.maximum(size, xp.abs(alpha) + beta)
-        beta = xp.where(beta <= 10 * op.unit * size, 0 * beta, beta)
+        beta = xp.where(beta <= 10 * op.unit * size, zero, beta)
         yield alpha, beta
         if isinstance(beta, np.ndarray) and not beta.any():
             return

@@ -8,8 +8,9 @@ from __future__ import annotations
 import importlib
 import logging
 import os
+import threading
 from collections.abc import Callable
-from functools import lru_cache
+from functools import lru_cache, wraps
 from typing import Any
 
 __all__ = ["WIDTHS", "kernel", "padded_width"]
@@ -26,10 +27,21 @@ def padded_width(columns: int) -> int | None:
 
 
 def kernel(module: str, name: str) -> Callable[..., Any] | None:
-    """Return a function of a module of this package, or None where it is not to be had."""
-    if os.environ.get("SPECDENS_KERNELS", "on").lower() == "off":
+    """Return a function of a module of this package, or None where it is not to be had.
+
+    Nor is it in a forked child of a process that has used one: GNU's OpenMP ends such a child.
+    """
+    if _state.forked or os.environ.get("SPECDENS_KERNELS", "on").lower() == "off":
         return None
     return _compiled(module, name)
+
+
+class _State:
+    forked = False
+
+
+_state = _State()
+_lock = threading.Lock()
 
 
 @lru_cache
@@ -37,6 +49,29 @@ def _compiled(module: str, name: str) -> Callable[..., Any] | None:
     try:
         home = importlib.import_module(f"specdens._kernels.{module}")
     except ImportError as problem:
-        _log.info("%s is not installed: products take the plain, slower path.", problem.name)
+        _say_once(f"{problem.name} is not installed: products take the plain, slower path.")
         return None
-    return getattr(home, name)  # type: ignore[no-any-return]  # a function of that module
+    _watch_forks()
+    return _one_at_a_time(getattr(home, name))
+
+
+@lru_cache
+def _say_once(line: str) -> None:
+    _log.info(line)
+
+
+@lru_cache
+def _watch_forks() -> None:
+    if hasattr(os, "register_at_fork"):
+        os.register_at_fork(after_in_child=lambda: setattr(_state, "forked", True))
+
+
+def _one_at_a_time(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Let Python's threads wait for each other: each call uses all cores, as far as it may."""
+
+    @wraps(function)
+    def alone(*args: Any) -> Any:
+        with _lock:
+            return function(*args)
+
+    return alone

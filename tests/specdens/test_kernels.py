@@ -4,6 +4,9 @@ import logging
 import os
 import subprocess
 import sys
+import tracemalloc
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 
 import numpy as np
 import pytest
@@ -12,8 +15,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from specdens import _kernels, aslinearoperator, density, explicit
+from specdens._probes import make_probes
+from specdens.lanczos import tridiagonalize
 from specdens.moments import EscapeError, chebyshev_moments
-from specdens.operators import Counting, Shifted
+from specdens.operators import Counting, Scaled, Shifted
+from specdens.results import SpectralBounds
+from specdens.sampling import block_ranges, moments_by_chebyshev
 from specdens.testing import laplacian
 
 numba = pytest.importorskip("numba")
@@ -49,12 +56,19 @@ def plain(indptr, indices, data, x, y, a, b, c):
     return new, size
 
 
-@pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("width", _kernels.WIDTHS)
-@given(n=st.sampled_from([0, 1, 2, 7, 300, csr.CHUNK, csr.CHUNK + 1]), seed=st.integers(0, 999),
-       index=st.sampled_from(["int32", "int64"]))  # fmt: skip
-@settings(max_examples=8, deadline=None)
-def test_the_step_is_the_plain_one(dtype, width, n, seed, index):
+COMPILED = [
+    ("float64", 4, "int32"), ("float64", 8, "int32"), ("float64", 16, "int32"),
+    ("float64", 32, "int32"), ("float64", 8, "int64"), ("float32", 8, "int32"),
+    ("float32", 32, "int32"), ("complex64", 4, "int32"), ("complex64", 16, "int64"),
+    ("complex128", 4, "int32"), ("complex128", 32, "int32"),
+]  # fmt: skip
+"""Of all types, widths and indices each one: every combination takes seconds to compile."""
+
+
+@pytest.mark.parametrize(("dtype", "width", "index"), COMPILED)
+@given(n=st.sampled_from([0, 1, 2, 7, 300, csr.CHUNK, csr.CHUNK + 1]), seed=st.integers(0, 999))
+@settings(max_examples=15, deadline=None)
+def test_the_step_is_the_plain_one(dtype, width, index, n, seed):
     rng = np.random.default_rng(seed)
     a, b, c = rng.standard_normal((3, width)) if seed % 2 else rng.standard_normal(3)
     matrix = random_rows(rng, n, dtype, index)
@@ -72,12 +86,11 @@ def test_the_step_is_the_plain_one(dtype, width, n, seed, index):
         assert np.array_equal(part, old)
 
 
-@pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("width", _kernels.WIDTHS)
-def test_nothing_beside_the_block_is_written(dtype, width):
+@pytest.mark.parametrize(("dtype", "width", "index"), COMPILED)
+def test_nothing_beside_the_block_is_written(dtype, width, index):
     rng = np.random.default_rng(0)
     n, guard = 50, 64
-    matrix = random_rows(rng, n, dtype, "int32")
+    matrix = random_rows(rng, n, dtype, index)
     around = block(rng, (guard + n * width + guard,), dtype)
     y = around[guard : guard + n * width].reshape(n, width)
     before = around.copy()
@@ -112,14 +125,22 @@ def for_small_ones(monkeypatch):
     monkeypatch.delenv("SPECDENS_KERNELS", raising=False)
 
 
-@pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("columns", [1, 3, 8, 32, 33])
+CASES = [("float64", 1), ("float64", 8), ("float64", 33), ("float32", 7), ("complex64", 3),
+         ("complex64", 33), ("complex128", 2)]  # fmt: skip
+
+
+def hermitian(dtype, *shape):
+    a = sp.csr_array(laplacian(*shape)).astype(dtype)
+    if not dtype.startswith("complex"):
+        return a
+    hop = sp.csr_array(sp.diags_array(np.full(a.shape[0] - 1, 0.5j), offsets=1))
+    return sp.csr_array(a + hop + hop.conj().T).astype(dtype)
+
+
+@pytest.mark.parametrize(("dtype", "columns"), CASES)
 @pytest.mark.parametrize("count", [1, 2, 3, 10, 11])
 def test_moments_are_the_same(for_small_ones, monkeypatch, dtype, columns, count):
-    a = sp.csr_array(laplacian(9, 11)).astype(dtype)
-    if dtype.startswith("complex"):
-        hop = sp.csr_array(sp.diags_array(np.full(98, 0.5j), offsets=1))
-        a = sp.csr_array(a + hop + hop.conj().T).astype(dtype)
+    a = hermitian(dtype, 9, 11)
     start = block(np.random.default_rng(0), (99, columns), dtype)
     fused, bare = Counting(Shifted(a, 0.5)), Counting(Shifted(a, 0.5))
     found = chebyshev_moments(fused, start, count, -2, 12)
@@ -127,6 +148,134 @@ def test_moments_are_the_same(for_small_ones, monkeypatch, dtype, columns, count
     expected = chebyshev_moments(bare, start, count, -2, 12)
     assert np.abs(found - expected).max() <= 100 * count * UNIT[dtype]
     assert fused.count == bare.count == columns * (count // 2)
+
+
+@pytest.mark.parametrize(("dtype", "columns"), CASES)
+def test_tridiagonals_are_the_same(for_small_ones, monkeypatch, dtype, columns):
+    a = hermitian(dtype, 25, 30)
+    start = block(np.random.default_rng(0), (750, columns), dtype)
+    fused, bare = Counting(Shifted(Scaled(a, -2.0), 0.5)), Counting(Shifted(Scaled(a, -2.0), 0.5))
+    found = tridiagonalize(fused, start, 12)
+    monkeypatch.setenv("SPECDENS_KERNELS", "off")
+    expected = tridiagonalize(bare, start, 12)
+    for one, other in zip(found, expected, strict=True):
+        assert np.abs(one.diagonal - other.diagonal).max() <= 1e4 * UNIT[dtype]
+        assert np.abs(one.off_diagonal - other.off_diagonal).max() <= 1e4 * UNIT[dtype]
+        assert abs(one.residual - other.residual) <= 1e4 * UNIT[dtype]
+    assert fused.count == bare.count == columns * 12
+
+
+def test_a_column_whose_space_is_exhausted_ends(for_small_ones):
+    a = sp.csr_array(sp.diags_array(np.arange(1.0, 751)))
+    start = np.tri(3, 750)[:, ::-1].T  # the last one, two, three entries
+    start = np.hstack([start, np.random.default_rng(0).standard_normal((750, 1))])
+    found = tridiagonalize(aslinearoperator(a), start, 9)
+    assert [len(factor.diagonal) for factor in found] == [1, 2, 3, 9]
+    assert [factor.residual == 0 for factor in found] == [True, True, True, False]
+
+
+@pytest.mark.parametrize("size", [1e-200, 1e-100, 1e140, 1e200])
+def test_entries_of_any_size(for_small_ones, size):
+    a = hermitian("float64", 25, 30)
+    start = block(np.random.default_rng(0), (750, 3), "float64")
+    found = tridiagonalize(aslinearoperator(a * size), start, 12)
+    expected = tridiagonalize(aslinearoperator(a), start, 12)
+    for one, other in zip(found, expected, strict=True):
+        np.testing.assert_allclose(one.diagonal / size, other.diagonal, rtol=1e-10)
+        np.testing.assert_allclose(one.off_diagonal / size, other.off_diagonal, rtol=1e-10)
+
+
+def test_a_block_that_may_be_overwritten_gives_the_same(for_small_ones):
+    op = aslinearoperator(hermitian("float64", 25, 30))
+    start = block(np.random.default_rng(0), (750, 8), "float64")
+    expected = chebyshev_moments(op, start, 12, -1, 9), tridiagonalize(op, start, 6)
+    kept = start.copy()
+    assert np.array_equal(
+        chebyshev_moments(op, start.copy(), 12, -1, 9, overwrite=True), expected[0]
+    )
+    found = tridiagonalize(op, start, 6, overwrite=True)
+    assert not np.array_equal(start, kept)
+    for one, other in zip(found, expected[1], strict=True):
+        assert np.array_equal(one.diagonal, other.diagonal)
+
+
+@pytest.mark.parametrize("count", [1, 3, 10, 20, 33, 100])
+def test_widths_do_not_matter_and_are_not_wasted(for_small_ones, count):
+    a = hermitian("float64", 25, 30)
+    results, bounds = [], SpectralBounds(-1, 9, True, True, "given")
+    for memory in (None, 2 * 8 * 750 * 4, 2 * 8 * 750):
+        op = aslinearoperator(a, max_memory=memory)
+        probes = make_probes(count, 750, 0, xp=op.xp, dtype=op.dtype, where=op.device)
+        ranges = block_ranges(op, probes)
+        assert [i for part in ranges for i in part] == list(range(count))
+        assert memory is None or max(map(len, ranges)) <= memory / (2 * 8 * 750)
+        results.append(moments_by_chebyshev(op, probes, 9, bounds).table)
+    assert np.array_equal(results[0], results[1])  # of the same code: to the last bit
+    np.testing.assert_allclose(results[0], results[2], rtol=0, atol=1e-14)
+
+
+@pytest.mark.parametrize("count", [8, 16])
+@pytest.mark.parametrize("method", ["chebyshev", "lanczos"])
+def test_memory_is_two_blocks(method, count):
+    a = sp.csr_array(sp.diags_array([np.arange(1.0, 300_001)], offsets=[0]))
+    block_bytes = a.shape[0] * 8 * count
+    run = partial(density, a, moments=8, probes=count, rng=0, bounds=(0, 3e5 + 1), method=method)
+    run()
+    tracemalloc.start()
+    run()
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak <= 2.2 * block_bytes + 3 * (a.data.nbytes + a.indices.nbytes)
+
+
+def test_powers_without_the_square():
+    third_and_fourth = _kernels.kernel("powers", "third_and_fourth")
+    rng = np.random.default_rng(0)
+    a = sp.random_array((300, 300), density=0.02, rng=rng, format="csr")
+    for b in (a + a.T, a + a.T + 1j * (a - a.T), sp.csr_array((300, 300))):
+        b = sp.csr_array(b)
+        b.sort_indices()
+        square = (b @ b).toarray()
+        found = third_and_fourth(b.indptr, b.indices, b.data)
+        expected = (np.trace(square @ b.toarray()).real, np.linalg.norm(square) ** 2)
+        np.testing.assert_allclose(found, expected, rtol=1e-12)
+
+
+def test_a_forked_child_takes_the_plain_path():
+    """GNU's OpenMP would end it."""
+    code = (
+        "import multiprocessing, scipy.sparse as sp, specdens\n"
+        "from specdens.testing import laplacian\n"
+        "a = sp.csr_array(laplacian(300, 300))\n"
+        "def mean(_): return specdens.density(a, moments=8, probes=2, rng=0).moments[2]\n"
+        "if __name__ == '__main__':\n"
+        "    here = mean(0)\n"
+        "    with multiprocessing.get_context('fork').Pool(2) as pool:\n"
+        "        assert all(abs(x - here) < 1e-12 for x in pool.map(mean, range(3)))\n"
+    )
+    subprocess.run([sys.executable, "-W", "ignore", "-c", code], check=True, timeout=100)
+
+
+def test_as_many_threads_as_numba_may_use():
+    code = (
+        "import os, numpy as np, scipy.sparse as sp, specdens, numba\n"
+        "from specdens.testing import laplacian\n"
+        "a = sp.csr_array(laplacian(300, 300))\n"
+        "before = len(os.listdir('/proc/self/task'))\n"
+        "specdens.density(a, moments=8, probes=2, rng=0, bounds=(0, 8))\n"
+        "assert numba.get_num_threads() == 1\n"
+        "assert len(os.listdir('/proc/self/task')) == before\n"
+    )
+    environment = os.environ | {"NUMBA_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
+    subprocess.run([sys.executable, "-c", code], check=True, env=environment)
+
+
+def test_threads_of_python_wait_for_each_other(for_small_ones):
+    a = hermitian("float64", 25, 30)
+    run = partial(density, a, moments=40, rng=0, bounds=(-1, 9), method="chebyshev")
+    with ThreadPoolExecutor(4) as pool:
+        found = [f.result().moments for f in [pool.submit(run, probes=8) for _ in range(8)]]
+    assert all(np.array_equal(one, found[0]) for one in found)
 
 
 def test_escapes_and_nan_are_noticed(for_small_ones):
