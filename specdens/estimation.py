@@ -15,6 +15,7 @@ from specdens.sampling import standard_error
 from specdens.truncation import Truncated, correction_scale
 
 __all__ = [
+    "COARSE",
     "CONTRADICTED",
     "ESCAPED",
     "ILL_CONDITIONED",
@@ -30,6 +31,10 @@ __all__ = [
 ]
 
 BLIND = "the given probes do not differ, and see one eigenvalue: nothing tells their error"
+COARSE = (
+    "single precision does not resolve the eigenvalues next to 0; products in double precision do: "
+    "aslinearoperator(A, compute_dtype='float64')"
+)
 CONTRADICTED = "the probes contradict the trace or Frobenius norm that was stated"
 ESCAPED = "the spectrum is not inside the bounds that were given"
 INDEFINITE = "eigenvalues of both signs: log|x| is singular inside the spectrum"

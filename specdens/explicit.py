@@ -42,7 +42,7 @@ SQUARE_FLOPS_STORED = 8
 
 SQUARED_AT_ONCE = 2**24
 
-LEAST_ENTRIES = 2**17
+LEAST_ENTRIES = 2**18
 """With fewer, loading compiled code takes longer than what it saves."""
 
 RANGE = (1e-70, 1e70)

@@ -12,6 +12,7 @@ import numpy as np
 
 from specdens._probes import Probes
 from specdens.estimation import (
+    COARSE,
     CONTRADICTED,
     ESCAPED,
     INDEFINITE,
@@ -40,6 +41,12 @@ __all__ = ["Integrated", "integrated", "sampled_trace"]
 
 Host: TypeAlias = np.ndarray[Any, Any]
 Factor: TypeAlias = Tridiagonal | Bidiagonal
+
+COARSEST = 32
+"""Units of rounding of the largest eigenvalue: in single precision, nearer to 0 is noise."""
+
+DOUBLE = 1e-10
+"""Above the roundoff of double precision, below that of single."""
 
 _log = logging.getLogger(__name__)
 
@@ -143,6 +150,8 @@ def integrated(
         if f is LOG:
             values = np.full(len(factors), -math.inf)
             return Integrated(Truncated(values, 0.0, True, 0.0), known, flags)
+    elif f.pole and unit > DOUBLE and nearest <= COARSEST * unit * farthest:
+        flags = (*flags, COARSE)
     found = integrate_factors(
         list(factors), f, known, unit=unit, traces=traces, mass=float(n) if mass is None else mass,
         ratios=ratios, long_runs=long_runs,
