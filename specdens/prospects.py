@@ -59,8 +59,8 @@ class Run:
 
 def deflation_pays(run: Run, basis: KrylovBasis, *, definite: bool) -> bool:
     """Grow the basis as long as that promises less error; return whether to deflate."""
-    item = 16 if run.op.xp.isdtype(run.op.dtype, "complex floating") else 8
-    widest = min(BASIS_SHARE * run.budget, run.n / 2, BASIS_BYTES / (item * run.n))
+    room = BASIS_BYTES if run.op.max_memory is None else run.op.max_memory
+    widest = min(BASIS_SHARE * run.budget, run.n / 2, room / (run.op.itemsize * run.n))
     before: tuple[int, int] | None = None
     while True:
         prospects = _Prospects(run, basis, definite=definite)
