@@ -32,7 +32,7 @@ PARTS = (
     "kpm", "steps", "irregular", "logdet", "dense", "start", "growth",
     "scores", "hessian", "gpu", "lattice",
 )  # fmt: skip
-"""Each is a file ``speed_PART.py`` with a function ``rows``, of the settings or of nothing."""
+"""Each is a file ``speed_PART.py`` with a function ``rows(settings)``, or one that needs none."""
 
 QUICK = ("kpm", "steps", "dense", "start")
 SMALL = {"side": 46, "order": 1500, "repeats": 3}
@@ -74,7 +74,7 @@ def measured(part: str, settings: Settings) -> list[Row]:
     """Return the rows of a part; one row with its error if it cannot be run."""
     try:
         rows: Callable[..., list[Row]] = importlib.import_module(f"speed_{part}").rows
-        return rows(settings) if inspect.signature(rows).parameters else rows()
+        return rows(settings) if "settings" in inspect.signature(rows).parameters else rows()
     except Exception as problem:
         message = f"{type(problem).__name__}: {problem}"
         return [{"work": part, "against": "–", "error": message, "ratio": None, "target": None}]

@@ -123,7 +123,7 @@ def section(name: str, part: Row) -> str:
     lines = [
         (row["work"], row["against"], spent(row.get("ours_seconds")),
          spent(row.get("theirs_seconds", row.get("theirs"))),
-         row.get("error", number(row["ratio"])), aim(row))
+         row.get("error", number(row.get("ratio"))), aim(row))
         for row in rows
     ]  # fmt: skip
     notes = sorted({row[key] for row in rows for key in ("note", "checked") if row.get(key)})
