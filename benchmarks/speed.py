@@ -17,6 +17,7 @@ import inspect
 import json
 import os
 import tempfile
+import traceback
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -76,6 +77,7 @@ def measured(part: str, settings: Settings) -> list[Row]:
         rows: Callable[..., list[Row]] = importlib.import_module(f"speed_{part}").rows
         return rows(settings) if "settings" in inspect.signature(rows).parameters else rows()
     except Exception as problem:
+        traceback.print_exc()
         message = f"{type(problem).__name__}: {problem}"
         return [{"work": part, "against": "–", "error": message, "ratio": None, "target": None}]
 

@@ -29,7 +29,7 @@ def rows(settings: Settings) -> list[Row]:
             found += compared(
                 work, fused(a, columns), {"memory floor": streaming(size, times=TIMES)},
                 {"memory floor": target(a.dtype, columns)}, 2 * settings.repeats,
-                at_most=True, bytes=size,
+                at_most=True, bytes=size, columns=columns, dtype=str(a.dtype),
             )  # fmt: skip
     return found
 

@@ -19,6 +19,10 @@ Job: TypeAlias = Callable[[], float]
 Row: TypeAlias = dict[str, Any]
 
 
+REST = 0.02
+"""Seconds between jobs: the threads of the last one may still spin, waiting for more."""
+
+
 class Unavailable(Exception):
     """What is compared with cannot be run; the message goes into the results."""
 
@@ -45,6 +49,7 @@ def interleaved(jobs: dict[str, Job], repeats: int) -> dict[str, list[float] | s
             for name, job in jobs.items():
                 if name in failed:
                     continue
+                time.sleep(REST)
                 try:
                     spent[name].append(job())
                 except Unavailable as reason:
