@@ -12,7 +12,7 @@ from speed_settings import Settings
 from timing import Job, Row, compared, interleaved, row
 
 IMPORT = (
-    "import time; started = time.perf_counter(); import {}; print(time.perf_counter() - started)"
+    "import time; started = time.perf_counter(); {}; print(time.perf_counter() - started)"
 )
 
 CALL = """
