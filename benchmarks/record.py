@@ -13,22 +13,25 @@ from typing import Any
 RESULTS = Path(__file__).parent / "results"
 
 
-def record(name: str, result: dict[str, Any], *, packages: tuple[str, ...] = ()) -> Path:
-    """Write a result as JSON; return the path."""
-    used = ("numpy", "scipy", *packages)
-    about = {
+def about(packages: tuple[str, ...] = ()) -> dict[str, Any]:
+    """Return the machine, the versions and the commit."""
+    return {
         "machine": platform.machine(),
         "processor": _processor(),
         "cores": os.cpu_count(),
         "threads": os.environ.get("OMP_NUM_THREADS", "not set"),
         "python": platform.python_version(),
-        "versions": {package: version(package) for package in used},
+        "versions": {package: version(package) for package in ("numpy", "scipy", *packages)},
         "commit": _git("rev-parse", "--short", "HEAD"),
         "changed_since": bool(_git("status", "--porcelain", "--", "..", ":!results")),
     }
+
+
+def record(name: str, result: dict[str, Any], *, packages: tuple[str, ...] = ()) -> Path:
+    """Write a result as JSON; return the path."""
     RESULTS.mkdir(exist_ok=True)
     path = RESULTS / f"{name}.json"
-    path.write_text(json.dumps({"about": about, **result}, indent=1) + "\n")
+    path.write_text(json.dumps({"about": about(packages), **result}, indent=1) + "\n")
     return path
 
 

@@ -1,4 +1,4 @@
-"""`make bench`: the benchmarks that take at most a few minutes, one process each."""
+"""`make bench`: benchmarks of about five minutes; with --all every one, hours. A process each."""
 
 from __future__ import annotations
 
@@ -7,16 +7,23 @@ import subprocess
 import sys
 from pathlib import Path
 
-QUICK = ("bounds", "lu_fill", "inertia", "ees", "truncation")
+QUICK = ("bounds", "inertia", "ees", "lu_fill")
+LONG = ("truncation", "trace_estimators", "preconditioners", "closed_world", "accuracy")
 
 
 def main() -> None:
     """Run them one after the other; each writes its own result."""
-    here = Path(__file__).parent
-    for name in QUICK:
-        print(f"== {name}", flush=True)
-        environment = os.environ | {"OMP_NUM_THREADS": "1"}
-        subprocess.run([sys.executable, str(here / f"{name}.py")], check=True, env=environment)
+    everything = "--all" in sys.argv[1:]
+    for name in QUICK + (LONG if everything else ()):
+        run(name, threads=1)
+    run("speed", *(() if everything else ("--quick",)), threads=os.cpu_count())
+
+
+def run(name: str, *options: str, threads: int | None) -> None:
+    """Run one."""
+    print(f"== {name}", flush=True)
+    command = [sys.executable, str(Path(__file__).parent / f"{name}.py"), *options]
+    subprocess.run(command, check=True, env=os.environ | {"OMP_NUM_THREADS": str(threads)})
 
 
 if __name__ == "__main__":

@@ -1,0 +1,180 @@
+"""Other packages in environments of their own, kept running: a process that answers JSON lines.
+
+It keeps the matrices it has read and reports the seconds of the call alone, so that the calls of
+several packages can be timed in turn. `peers.py` makes the environment of the log-determinants;
+this script makes that of kwant, which compiles for about two minutes:
+
+    python benchmarks/peer_server.py FOLDER
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from timing import Job, Unavailable
+
+KWANT = (
+    ("numpy<2", "scipy<1.15", "cython<3", "setuptools<75", "wheel"),
+    ("--no-build-isolation", "tinyarray"),
+    ("--no-build-isolation", "kwant==1.5.0"),
+)
+"""What pip is given, in this order: without NumPy at hand kwant's build fails."""
+
+
+def prepare_kwant(folder: Path) -> None:
+    """Make kwant's environment; where that fails, its message is what a request answers."""
+    subprocess.run([sys.executable, "-m", "venv", str(folder)], check=True)
+    for arguments in KWANT:
+        pip = [str(folder / "bin" / "python"), "-m", "pip", "install", "--quiet", *arguments]
+        done = subprocess.run(pip, capture_output=True, text=True, check=False)
+        if done.returncode:
+            (folder / "failed.txt").write_text(done.stderr)
+            print(done.stderr, file=sys.stderr)
+            return
+
+
+class Peer:
+    """A running process of an environment.
+
+    Parameters
+    ----------
+    folder : Path
+        Of the environment. One that is missing or broken shows when it is asked.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._process: subprocess.Popen[str] | None = None
+
+    def ask(self, request: dict[str, Any]) -> dict[str, Any]:
+        """Return the answer to a request: ``seconds``, ``value`` and ``version``.
+
+        Raises
+        ------
+        Unavailable
+            With what the package or its installation said.
+        """
+        if self._process is None:
+            self._process = self._started()
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        try:
+            print(json.dumps(request), file=self._process.stdin, flush=True)
+            line = self._process.stdout.readline()
+        except BrokenPipeError:
+            line = ""
+        if not line:
+            msg = f"the process of {request['package']} in {self.folder} ended without an answer"
+            raise Unavailable(msg)
+        answer: dict[str, Any] = json.loads(line)
+        if "error" in answer:
+            raise Unavailable(answer["error"])
+        return answer
+
+    def job(self, request: dict[str, Any], *, times: float = 1) -> Job:
+        """Return a request as a job, its seconds scaled."""
+        return lambda: times * float(self.ask(request)["seconds"])
+
+    def close(self) -> None:
+        """End the process."""
+        if self._process is not None and self._process.stdin is not None:
+            self._process.stdin.close()
+            self._process.wait()
+            self._process = None
+
+    def _started(self) -> subprocess.Popen[str]:
+        python, failed = self.folder / "bin" / "python", self.folder / "failed.txt"
+        if failed.exists():
+            raise Unavailable(failed.read_text().strip().splitlines()[-1])
+        if not python.exists():
+            raise Unavailable(f"there is no environment in {self.folder.name}")
+        threads = {
+            "OMP_NUM_THREADS": str(os.cpu_count()),
+            "OPENBLAS_NUM_THREADS": str(os.cpu_count()),
+        }
+        return subprocess.Popen(
+            [str(python), __file__, "serve"], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL, text=True, env=os.environ | threads,
+        )  # fmt: skip
+
+
+def imate(a: Any, request: dict[str, Any]) -> float:
+    """All threads unless told, no early end, its default: no orthogonalisation."""
+    import imate as package
+
+    probes, threads = request["probes"], request.get("threads", os.cpu_count())
+    options = {"min_num_samples": probes, "max_num_samples": probes, "num_threads": threads}
+    options |= {"lanczos_degree": request["degree"], "seed": request["seed"] + 1}
+    return float(package.logdet(a, method="slq", **options))
+
+
+def primate(a: Any, request: dict[str, Any]) -> float:
+    """As `peers.py` calls it."""
+    from peers import by_primate
+
+    return by_primate(a, request["degree"], request["probes"], request["seed"])
+
+
+def matfree(a: Any, request: dict[str, Any]) -> float:
+    """As `peers.py` calls it, compiled."""
+    from peers import by_matfree
+
+    return by_matfree(a, request["degree"], request["probes"], request["seed"])
+
+
+def kwant(a: Any, request: dict[str, Any]) -> float:
+    """The density of states, its integral; without ``bounds`` they are found by ARPACK."""
+    from kwant.kpm import SpectralDensity
+
+    bounds = request.get("bounds")
+    found = SpectralDensity(
+        a, num_vectors=request["probes"], num_moments=request["moments"], rng=request["seed"],
+        bounds=None if bounds is None else tuple(bounds),
+    )  # fmt: skip
+    return float(abs(found.integrate()))
+
+
+PACKAGES: dict[str, Callable[[Any, dict[str, Any]], float]] = {
+    "imate": imate, "scikit-primate": primate, "matfree": matfree, "kwant": kwant,
+}  # fmt: skip
+
+
+def serve() -> None:
+    """Answer requests until the input ends; what packages print is no answer."""
+    from importlib.metadata import version
+
+    answers, sys.stdout = sys.stdout, sys.stderr
+    matrices: dict[str, Any] = {}
+    for line in sys.stdin:
+        request = json.loads(line)
+        try:
+            path, package = request["matrix"], request["package"]
+            a = matrices[path] if path in matrices else matrices.setdefault(path, _matrix(path))
+            started = time.perf_counter()
+            value = PACKAGES[package](a, request)
+            answer = {"seconds": time.perf_counter() - started, "value": value}
+            answer["version"] = version(package)  # type: ignore[assignment]
+        except Exception as problem:
+            answer = {"error": f"{type(problem).__name__}: {problem}"}  # type: ignore[dict-item]
+        print(json.dumps(answer), file=answers, flush=True)
+
+
+def _matrix(path: str) -> Any:
+    import numpy as np
+    from scipy.sparse import csr_matrix, load_npz
+
+    return csr_matrix(load_npz(path)) if path.endswith(".npz") else np.load(path)
+
+
+if __name__ == "__main__":
+    if sys.argv[1:] == ["serve"]:
+        serve()
+    else:
+        prepare_kwant(Path(sys.argv[1]))

@@ -1,0 +1,65 @@
+"""How large the speed benchmark is, and where the other packages live."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from peer_server import Peer
+from scipy.sparse import issparse, save_npz
+
+__all__ = ["Settings"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """What all parts share.
+
+    Attributes
+    ----------
+    side : int
+        Of the lattices: n is its cube.
+    order : int
+        Of the dense matrices.
+    repeats : int
+        Turns that count.
+    quick : bool
+        Whether slow peers and long sweeps are left out.
+    folder : Path
+        For matrices that other processes read.
+    peers, kwant : Path
+        Environments.
+    """
+
+    side: int = 100
+    order: int = 4000
+    repeats: int = 7
+    quick: bool = False
+    folder: Path
+    peers: Path = Path("out/peers")
+    kwant: Path = Path("out/kwant")
+
+    @property
+    def n(self) -> int:
+        """The order of the sparse matrices."""
+        return self.side**3
+
+    @property
+    def few(self) -> int:
+        """Turns of what takes tens of seconds."""
+        return min(self.repeats, 3)
+
+    def saved(self, name: str, a: Any) -> str:
+        """Write a matrix for other processes; return its path."""
+        path = self.folder / (name + (".npz" if issparse(a) else ".npy"))
+        if issparse(a):
+            save_npz(path, a, compressed=False)
+        else:
+            np.save(path, a)
+        return str(path)
+
+    def peer(self, name: str) -> Peer:
+        """Return a process of the environment that has a package."""
+        return Peer(self.kwant if name == "kwant" else self.peers)
