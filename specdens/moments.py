@@ -103,7 +103,8 @@ def _steps(
     array, ndarray, ndarray
         ``v_k = T_k(B) v``, ``<v_k, v_k>`` and ``<v_k, v_(k-1)>``, from k = 1 on.
     """
-    step = op.recurrence(start.shape[1]) if start.dtype == op.dtype else None
+    own = start.dtype == op.dtype and isinstance(start, np.ndarray)
+    step = op.recurrence(start.shape[1]) if own else None
     width = padded_width(start.shape[1])
     if step is not None and width is not None:
         yield from _fused_steps(step, start, width, center, half)

@@ -252,6 +252,23 @@ def test_a_block_is_its_columns(columns, seed):
     torch.testing.assert_close(block.T @ (H @ block), (H @ block).T @ block)
 
 
+@given(st.integers(1, 5), st.booleans())
+def test_a_step_is_a_product_and_an_update(columns, by_column):
+    loss = nn.CrossEntropyLoss()
+    inputs = torch.randn(N, INPUTS, dtype=torch.float64, generator=torch.manual_seed(3))
+    H = hessian_operator(perceptron(), loss, (inputs, targets_for(loss)))
+    H._slabs = lambda columns: [slice(0, 20), slice(20, 60)]
+    x, y = torch.randn(2, H.shape[0], 8, dtype=H.dtype, generator=torch.manual_seed(columns))
+    x[:, columns:] = y[:, columns:] = 0
+    a, b, c = torch.arange(24.0).reshape(3, 8) if by_column else (0.5, -1.0, 2.0)
+    for factor in (a, 0.0):
+        expected = factor * (H @ x) + b * x + c * y
+        squares, mixed = H.recurrence(columns)(x, y, factor, b, c)
+        torch.testing.assert_close(y, expected)
+        torch.testing.assert_close(squares, (y * y).sum(0))
+        torch.testing.assert_close(mixed, (y * x).sum(0))
+
+
 @pytest.mark.parametrize("make", MAKERS[1:])
 def test_semidefinite(make, inputs):
     model, loss = perceptron(), nn.CrossEntropyLoss()
