@@ -2,7 +2,7 @@
 
 This file is both sides, of JSON lines: `Peer` asks, the process answers with the seconds of the
 call alone: the model, the operator and the graph that PyHessian keeps are made before. The script
-itself makes the environment, with the Torch that is installed here:
+itself makes the environment, with the Torch of constraints.txt:
 
     python benchmarks/hessian_peers.py FOLDER
 """
@@ -21,7 +21,7 @@ from typing import Any
 import torch
 from torch import nn
 
-REQUIREMENTS = ("curvlinops-for-pytorch==3.0.1", "pyhessian==0.1")
+HERE = Path(__file__).parent
 INPUTS, HIDDEN, CLASSES, SAMPLES = 784, 512, 10, 1000
 
 
@@ -37,9 +37,14 @@ def problem() -> tuple[nn.Module, tuple[torch.Tensor, torch.Tensor]]:
 def prepare(folder: Path) -> None:
     """Make the environment; where that fails, the message is what a request answers."""
     subprocess.run([sys.executable, "-m", "venv", str(folder)], check=True)
-    wanted = (f"torch=={torch.__version__.split('+')[0]}", *REQUIREMENTS)
-    pip = [str(folder / "bin" / "python"), "-m", "pip", "install", "--quiet", *wanted]
-    done = subprocess.run(pip, capture_output=True, text=True, check=False)
+    pip = [str(folder / "bin" / "python"), "-m", "pip", "install", "--quiet"]
+    wanted = [
+        "-r",
+        str(HERE / "requirements_hessian.txt"),
+        "-c",
+        str(HERE.parent / "constraints.txt"),
+    ]
+    done = subprocess.run([*pip, *wanted], capture_output=True, text=True, check=False)
     if done.returncode:
         (folder / "failed.txt").write_text(done.stderr)
         print(done.stderr, file=sys.stderr)
