@@ -26,7 +26,10 @@ from specdens.lanczos import tridiagonalize
 from specdens.torch import hessian_operator
 
 ENVIRONMENT = Path("out/peers_hessian")
-STEPS, REPEATS = 100, 5
+STEPS = 100
+REPEATS = {1: 5, 10: 2}
+"""Turns that count, by the number of probes."""
+
 WORK = "Hessian spectrum, 407,050-parameter MLP, {} Lanczos steps x {} probe(s)"
 TARGETS = {
     "curvlinops, automatic bounds": 3.0,
@@ -68,18 +71,22 @@ def timed(work: Callable[[], Any]) -> float:
     return time.perf_counter() - started
 
 
-def rows(
-    environment: Path = ENVIRONMENT, *, steps: int = STEPS, repeats: int = REPEATS
-) -> list[dict[str, Any]]:
-    """Compare one probe and ten, all in turn."""
+def rows(settings: Any = None) -> list[dict[str, Any]]:
+    """Compare one probe and ten, all in turn; `settings` say where environments are."""
+    folder = ENVIRONMENT if settings is None else settings.peers.parent / ENVIRONMENT.name
+    return compared(folder)
+
+
+def compared(environment: Path, *, steps: int = STEPS) -> list[dict[str, Any]]:
+    """Return a line for each of the others."""
     peer = Peer(environment)
     try:
-        return [row for probes in (1, 10) for row in _compared(peer, probes, steps, repeats)]
+        return [row for probes in REPEATS for row in _with(probes, peer, steps)]
     finally:
         peer.close()
 
 
-def _compared(peer: Peer, probes: int, steps: int, repeats: int) -> list[dict[str, Any]]:
+def _with(probes: int, peer: Peer, steps: int) -> list[dict[str, Any]]:
     low, high = extremes(steps)
     asked = {"steps": steps, "probes": probes}
     requests = {
@@ -93,14 +100,7 @@ def _compared(peer: Peer, probes: int, steps: int, repeats: int) -> list[dict[st
         "the same number of gradients": lambda: timed(lambda: gradients(probes * steps)),
     }
     jobs |= {name: lambda r=r: peer.seconds(r) for name, r in requests.items()}  # type: ignore[misc]
-    spent: dict[str, list[float]] = {name: [] for name in jobs}
-    failed: dict[str, str] = {}
-    for _ in range(repeats):
-        for name, job in jobs.items():
-            try:
-                spent[name].append(job())
-            except RuntimeError as problem_:
-                failed[name] = str(problem_)
+    spent, failed = in_turn(jobs, REPEATS[probes])
     found = []
     for name in TARGETS:
         line = {"work": WORK.format(steps, probes), "against": name, "target": TARGETS[name]}
@@ -117,6 +117,23 @@ def _compared(peer: Peer, probes: int, steps: int, repeats: int) -> list[dict[st
     return found
 
 
+def in_turn(
+    jobs: dict[str, Callable[[], float]], repeats: int
+) -> tuple[dict[str, list[float]], dict[str, str]]:
+    """Return the seconds of each job after a warm-up, and what went wrong with some."""
+    spent: dict[str, list[float]] = {name: [] for name in jobs}
+    failed: dict[str, str] = {}
+    for _ in range(repeats + 1):
+        for name, job in jobs.items():
+            if name in failed:
+                continue
+            try:
+                spent[name].append(job())
+            except RuntimeError as problem_:
+                failed[name] = str(problem_)
+    return {name: times[1:] for name, times in spent.items()}, failed
+
+
 def spread(times: list[float]) -> dict[str, float]:
     """Return the median, the least and the largest."""
     return {"median": statistics.median(times), "min": min(times), "max": max(times)}
@@ -124,4 +141,4 @@ def spread(times: list[float]) -> dict[str, float]:
 
 if __name__ == "__main__":
     folder = Path(sys.argv[1]) if len(sys.argv) > 1 else ENVIRONMENT
-    print(json.dumps(rows(folder), indent=1))
+    print(json.dumps(compared(folder), indent=1))

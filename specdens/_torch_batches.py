@@ -70,8 +70,8 @@ class Model:
         if isinstance(batch, list) and len(batch) == 2:
             return batch[0], batch[1]
         msg = (
-            f"a batch is of type {type(batch).__name__}; expected a pair (inputs, targets) or a "
-            "mapping of arguments of the model."
+            f"a batch is of type {type(batch).__name__}, and not a pair (inputs, targets) nor a "
+            "mapping of arguments of the model. Several inputs go into a tuple: ((x, y), targets)."
         )
         raise TypeError(msg)
 

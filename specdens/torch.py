@@ -70,10 +70,14 @@ class _Objective:
     parameters: list[nn.Parameter]
     middle: Middle | None
 
-    @property
-    def by_samples(self) -> bool:
-        """Whether it is a mean of squares: of shares of one of N samples, N times too small."""
-        return self.middle is scatter_of_slopes and self.loss.reduction != "sum"
+    def samples(self, targets: Any) -> int:
+        """Count the samples of a batch, if the matrix is a mean of their squares; else 0."""
+        if self.middle is not scatter_of_slopes or self.loss.reduction == "sum":
+            return 0
+        if not isinstance(targets, Tensor):
+            msg = f"targets are of type {type(targets).__name__}; expected a tensor, by samples."
+            raise TypeError(msg)
+        return len(targets)
 
     def batches(self) -> Iterator[tuple[Any, Any, float]]:
         """Give inputs, targets and size of each batch.
@@ -151,13 +155,13 @@ class CurvatureOperator(LinearOperator):
                 partial(self._objective.graph, inputs, targets, size), self.parameters
             )
             length += self._add_gradient(graph, gradient)
-            samples += len(targets) if self._objective.by_samples else 0
+            samples += self._objective.samples(targets)
             total, memory, largest = total + size, memory + taken, max(largest, taken)
         if total <= 0:
             msg = "data holds no batch with a target; expected one at least."
             raise ValueError(msg)
         self._total = total = 1.0 if self._objective.loss.reduction == "sum" else total
-        self._factor = samples or 1.0
+        self._factor = samples or 1.0  # the squares of shares of 1/N are N times too small
         self.gradient, self._length = gradient / total, length / total
         require_finite(self.gradient, "the gradient of the loss")
         self.keeps_graphs = memory <= graph_memory / 2
@@ -345,9 +349,9 @@ def hessian_operator(
     of one batch at a time is built, which a product with a block shares; a product with one vector
     then costs about two gradients. A block of vectors is multiplied, by `vmap` where it knows all
     operations, as many at a time as what the largest batch saves goes into the other half; on a
-    CPU into 16 MiB, beyond which wider blocks only lose its cache. Making the operator costs two
-    gradients. A DataLoader is iterated in each product unless graphs are kept; what can be
-    iterated only once is read into a list.
+    CPU into 16 MiB, beyond which wider blocks only lose its cache; beside that a product with R
+    vectors holds 3 n R numbers. Making the operator costs two gradients. A DataLoader is iterated
+    in each product unless graphs are kept; what can be iterated only once is read into a list.
 
     Attention runs by PyTorch's own formulas, since fused kernels have no second derivative.
 

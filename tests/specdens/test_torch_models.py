@@ -453,6 +453,37 @@ def test_inference_mode_is_left(inputs):
     torch.testing.assert_close(found, expected)
 
 
+class TwoInputs(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.inner = perceptron()
+
+    def forward(self, x, y):
+        return self.inner(x * y)
+
+
+@pytest.mark.parametrize("named", [False, True])
+def test_several_inputs(named, inputs):
+    loss = nn.CrossEntropyLoss()
+    y, other = targets_for(loss), inputs.flip(0)
+    data = [({"x": inputs, "y": other} if named else (inputs, other), y)]
+    expected = hessian_operator(perceptron(), loss, (inputs * other, y)).columns()
+    torch.testing.assert_close(hessian_operator(TwoInputs(), loss, data).columns(), expected)
+    with pytest.raises(TypeError, match="Several inputs go into a tuple"):
+        hessian_operator(TwoInputs(), loss, [(inputs, other, y)])
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_batches_come_to_the_device(inputs):
+    loss = nn.CrossEntropyLoss()
+    y = targets_for(loss)
+    there = hessian_operator(perceptron().cuda(), loss, batches(inputs, y, 3))
+    here = hessian_operator(perceptron(), loss, (inputs, y))
+    torch.testing.assert_close(there.columns().cpu(), here.columns())
+    assert specdens.trace(there, rng=0).device.type == "cuda"
+
+
 def test_changed_parameters_are_noticed(inputs):
     model, loss = perceptron(), nn.CrossEntropyLoss()
     H = hessian_operator(model, loss, (inputs, targets_for(loss)))
