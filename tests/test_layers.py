@@ -17,7 +17,7 @@ SPECDENS = """
     hutch_plus_plus traces diagonal_estimators diagonals application pairs green
     quadratic_forms likelihood correlation spectral_density densities counting files
     functionals spectral_run run_files extremes distribution recording spectra summaries
-    norms __init__ testing plotting cli __main__
+    norms __init__ testing _torch_batches _torch_graphs torch plotting cli __main__
 """
 
 SEND = """
@@ -27,7 +27,12 @@ SEND = """
     cli __main__
 """
 
-HOMES = {"specdens": {"_kernels.rows", "_kernels.csr", "_kernels.powers"}}
+HOMES = {
+    "specdens": {
+        "_kernels.rows", "_kernels.csr", "_kernels.powers", "_torch_batches", "_torch_graphs",
+        "torch",
+    },
+}  # fmt: skip
 """The files that are loaded only where their heavy library is."""
 
 HEAVY = {

@@ -1,0 +1,609 @@
+"""Hessian, Gauss-Newton and Fisher matrices of Torch models, as operators on their parameters.
+
+>>> import specdens, torch
+>>> import specdens.torch as curvature
+>>> _ = torch.manual_seed(0)
+>>> model = torch.nn.Sequential(torch.nn.Linear(8, 16), torch.nn.Tanh(), torch.nn.Linear(16, 3))
+>>> data = torch.randn(50, 8), torch.randint(0, 3, (50,))
+>>> H = curvature.hessian_operator(model, torch.nn.CrossEntropyLoss(), data)
+>>> H.shape
+(195, 195)
+>>> rho = specdens.density(H, rng=0)
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Sized
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from specdens._arrays import namespace, require_finite
+from specdens._torch_batches import Batch, Loss, Model, as_batches, option_of
+from specdens._torch_graphs import (
+    Graph,
+    Middle,
+    bytes_saved_by,
+    curvature_of_loss,
+    hessian_graph,
+    sandwich_graph,
+    scatter_of_slopes,
+)
+from specdens.linear_operator import LinearOperator, Step
+
+__all__ = ["CurvatureOperator", "fisher_operator", "gauss_newton_operator", "hessian_operator"]
+
+LOG_LIKELIHOODS: dict[type, Callable[..., Tensor]] = {
+    nn.CrossEntropyLoss: nn.functional.cross_entropy,
+    nn.MSELoss: nn.functional.mse_loss,
+    nn.BCEWithLogitsLoss: nn.functional.binary_cross_entropy_with_logits,
+}
+"""Losses that are minus the log of a density of the targets, in its natural parameters."""
+
+IN_CACHE = 2**24
+"""Bytes beyond which wider blocks only lose the cache of a CPU: one vector costs 1.0 (a perceptron)
+to 2.9 times (a convolutional network) as much in a block of 32 as alone, below 0.5 to 1.0 times."""
+
+DEFAULT_MEMORY = 2**31
+"""Bytes where the system does not tell what is free."""
+
+
+@dataclass(frozen=True)
+class _Objective:
+    """A loss over data as a function of parameters, with the kind of curvature that is wanted.
+
+    Attributes
+    ----------
+    middle : callable or None
+        What stands between ``J^T`` and ``J``; None for the Hessian.
+    """
+
+    model: Model
+    loss: Loss
+    data: Iterable[Batch]
+    parameters: list[nn.Parameter]
+    middle: Middle | None
+
+    def samples(self, targets: Any) -> int:
+        """Count the samples of a batch, if the matrix is a mean of their squares; else 0."""
+        if self.middle is not scatter_of_slopes or self.loss.reduction == "sum":
+            return 0
+        if not isinstance(targets, Tensor):
+            msg = f"targets are of type {type(targets).__name__}; expected a tensor, by samples."
+            raise TypeError(msg)
+        return len(targets)
+
+    def batches(self) -> Iterator[tuple[Any, Any, float]]:
+        """Give inputs, targets and size of each batch.
+
+        Yields
+        ------
+        tuple
+        """
+        alone = isinstance(self.data, Sized) and len(self.data) == 1
+        for batch in self.data:
+            inputs, targets = self.model.parts(batch)
+            yield inputs, targets, self.loss.size(inputs, targets, alone=alone)
+
+    def graph(self, inputs: Any, targets: Any, weight: float) -> Graph:
+        """Differentiate the loss of a batch, times its weight."""
+        # Not inference mode: nothing made in it can be differentiated.
+        with torch.inference_mode(False), torch.enable_grad():
+            if self.middle is None:
+                return hessian_graph(weight * self.loss(inputs, targets), self.parameters)
+            outputs = self.model(inputs)
+            if not isinstance(outputs, Tensor):
+                msg = (
+                    f"the model returns a {type(outputs).__name__}; expected a tensor of outputs, "
+                    "or an object that has it as .logits."
+                )
+                raise TypeError(msg)
+            return sandwich_graph(
+                outputs,
+                lambda leaf: weight * self.loss.of_outputs(leaf, targets),
+                self.parameters,
+                self.middle,
+            )
+
+
+class CurvatureOperator(LinearOperator):
+    """A curvature matrix of a loss over data, by the parameters of a model, never formed.
+
+    Made by `hessian_operator`, `gauss_newton_operator` and `fisher_operator`. It is that of the
+    parameters as they were: where they have changed since, products raise a ValueError.
+
+    Attributes
+    ----------
+    parameters : list of Parameter
+        Entries of vectors are in their order, as of ``torch.nn.utils.parameters_to_vector``.
+    gradient : Tensor, shape (n,)
+        Of the loss, by the way.
+    keeps_graphs : bool
+        Whether the graphs of all batches are kept, or built again in each product.
+    width : int
+        How many vectors are multiplied at once.
+    """
+
+    def __init__(
+        self, objective: _Objective, *, graph_memory: float | None, check_deterministic: bool
+    ) -> None:
+        self._objective, self.parameters = objective, objective.parameters
+        first = self.parameters[0]
+        self._sizes = [p.numel() for p in self.parameters]
+        n = sum(self._sizes)
+        xp = namespace(first.detach())
+        super().__init__((n, n), dtype=first.dtype, xp=xp, device=first.device)
+        self.hermitian = True
+        self._state = self._versions()
+        self._vectorises = True
+        self._survey(_memory(first.device) if graph_memory is None else graph_memory)
+        again = self.keeps_graphs or check_deterministic
+        self._graphs = self._second_pass(check_deterministic) if again else []
+
+    def _survey(self, graph_memory: float) -> None:
+        """Pass over the data once: gradient, sizes of batches, memory that their graphs take."""
+        gradient = torch.zeros(sum(self._sizes), dtype=self.dtype, device=self.device)
+        total = samples = length = memory = largest = 0.0
+        for inputs, targets, size in self._objective.batches():
+            taken, graph = bytes_saved_by(
+                partial(self._objective.graph, inputs, targets, size), self.parameters
+            )
+            length += self._add_gradient(graph, gradient)
+            samples += self._objective.samples(targets)
+            total, memory, largest = total + size, memory + taken, max(largest, taken)
+        if total <= 0:
+            msg = "data holds no batch with a target; expected one at least."
+            raise ValueError(msg)
+        self._total = total = 1.0 if self._objective.loss.reduction == "sum" else total
+        self._factor = samples or 1.0  # the squares of shares of 1/N are N times too small
+        self.gradient, self._length = gradient / total, length / total
+        require_finite(self.gradient, "the gradient of the loss")
+        self.keeps_graphs = memory <= graph_memory / 2
+        room = graph_memory / 2 if self.device.type != "cpu" else min(graph_memory / 2, IN_CACHE)
+        self.width = max(1, int(room / max(largest, 1)))
+
+    def _second_pass(self, check: bool) -> list[Graph]:
+        """Build the graphs that are kept; compare the gradient with that of the first pass."""
+        kept, gradient = [], torch.zeros_like(self.gradient)
+        for graph in self._built():
+            self._add_gradient(graph, gradient)
+            kept += [graph] if self.keeps_graphs else []
+        difference = float(torch.linalg.vector_norm(gradient - self.gradient))
+        if check and not difference <= math.sqrt(self.unit) * self._length:
+            msg = (
+                "two passes over the data give different gradients, off by "
+                f"{difference / max(self._length, 1e-300):.2g} of their size: the model or the "
+                "data is random. Call model.eval(), which stops dropout, and take random "
+                "augmentation out of the data; check_deterministic=False lets it pass."
+            )
+            raise ValueError(msg)
+        return kept
+
+    def _built(self) -> Iterator[Graph]:
+        """Give the graph of each batch, weighted by its share of the loss.
+
+        Yields
+        ------
+        Graph
+        """
+        for inputs, targets, size in self._objective.batches():
+            yield self._objective.graph(inputs, targets, size / self._total)
+
+    def _add_gradient(self, graph: Graph, total: Tensor) -> float:
+        """Add the gradient of a batch; return its length."""
+        parts = torch.zeros_like(total)
+        for place, part in zip(torch.split(parts, self._sizes), graph.gradient, strict=True):
+            if part is not None:
+                place.copy_(part.reshape(-1))
+        total += parts
+        return float(torch.linalg.vector_norm(parts))
+
+    def _versions(self) -> list[int]:
+        return [p._version for p in self._objective.model.module.parameters()]
+
+    @torch.no_grad()
+    def _matmat(self, x: Tensor) -> Tensor:
+        if self._versions() != self._state:
+            msg = "the parameters of the model have changed since; make the operator again."
+            raise ValueError(msg)
+        rows = x.T.contiguous()  # each vector in one piece
+        total = torch.zeros_like(rows)
+        for graph in self._graphs if self.keeps_graphs else self._built():
+            for start in range(0, len(rows), self.width):
+                chunk = slice(start, start + self.width)
+                self._add_products(graph, rows[chunk], total[chunk])
+        total *= self._factor
+        return total.T.contiguous()
+
+    def recurrence(self, columns: int) -> Step:
+        """Return a step of a product and an update in place; columns that pad are left alone."""
+
+        @torch.no_grad()
+        def step(x: Tensor, y: Tensor, a: Any, b: Any, c: Any) -> tuple[Tensor, Tensor]:
+            dots = torch.zeros(2, x.shape[1], dtype=torch.float64, device=self.device)
+            x, y = x[:, :columns], y[:, :columns]
+            product = None if isinstance(a, float) and a == 0 else self._matmat(x)
+            a, b, c = (torch.as_tensor(k, dtype=self.dtype, device=self.device) for k in (a, b, c))
+            a, b, c = (k[:columns] if k.ndim else k for k in (a, b, c))
+            for part in self._slabs(columns):
+                old, new = x[part], y[part]
+                new.mul_(c).addcmul_(old, b)
+                if product is not None:
+                    new.addcmul_(product[part], a)
+                wide = new.double()
+                dots[0, :columns] += (wide * wide).sum(0)
+                dots[1, :columns] += (wide * old).sum(0)
+            return dots[0], dots[1]
+
+        return step
+
+    def _slabs(self, columns: int) -> Iterator[slice]:
+        """Cut the rows so that temporaries stay small, on a CPU within its cache.
+
+        Yields
+        ------
+        slice
+        """
+        numbers = 2**16 if self.device.type == "cpu" else 2**24
+        rows = max(1, numbers // columns)
+        for first in range(0, self.shape[0], rows):
+            yield slice(first, first + rows)
+
+    def _add_products(self, graph: Graph, rows: Tensor, total: Tensor) -> None:
+        if len(rows) > 1 and self._vectorises:
+            try:
+                with warnings.catch_warnings():
+                    # Some operations are known to vmap, but one column at a time.
+                    warnings.filterwarnings("ignore", "There is a performance drop")
+                    self._add(total, graph.product(self._shaped(rows), True))
+            except RuntimeError:  # an operation that vmap does not know at all
+                self._vectorises = False
+            else:
+                return
+        for row, place in zip(rows, total, strict=True):
+            self._add(place, graph.product(self._shaped(row), False))
+
+    def _shaped(self, rows: Tensor) -> list[Tensor]:
+        """Return the pieces of vectors in the shapes of the parameters."""
+        return [
+            piece.reshape(*rows.shape[:-1], *p.shape)
+            for piece, p in zip(
+                torch.split(rows, self._sizes, dim=-1), self.parameters, strict=True
+            )
+        ]
+
+    def _add(self, total: Tensor, parts: list[Tensor | None]) -> None:
+        for place, part in zip(torch.split(total, self._sizes, dim=-1), parts, strict=True):
+            if part is not None:
+                place += part.reshape(place.shape)
+
+
+def hessian_operator(
+    model: nn.Module,
+    loss: Callable[[Any, Any], Tensor] | None,
+    data: Any,
+    *,
+    params: Iterable[str | Tensor] | None = None,
+    reduction: str | None = None,
+    terms: Callable[[Any, Any], Any] | None = None,
+    graph_memory: float | None = None,
+    check_deterministic: bool = True,
+) -> CurvatureOperator:
+    r"""Return the Hessian of a loss over data by the parameters of a model.
+
+    Parameters
+    ----------
+    model : torch.nn.Module
+        With parameters in single or double precision on one device. It is used in the mode that it
+        is in: call ``model.eval()`` first where it has dropout or BatchNorm.
+    loss : callable or None
+        ``loss(outputs, targets)``, a scalar: a module such as ``torch.nn.CrossEntropyLoss()`` or a
+        function. None if the model returns its own as ``.loss``, as those of Transformers do when
+        they are given labels.
+    data : DataLoader, iterable of batches, or one batch
+        A batch is a pair (inputs, targets), or a mapping of arguments of the model, whose
+        ``"labels"`` are the targets. Inputs go to the model as they are; a list or tuple as
+        positional, a mapping as named arguments. Outputs with ``.logits`` stand for these. Batches
+        are brought to the device of the parameters.
+    params : iterable of str or Parameter, optional
+        Names or members of ``model.parameters()``. Default: all that require a gradient.
+    reduction : {"mean", "sum"}, optional
+        Whether `loss` is a mean or a sum over its batch. Default: what it says itself; a function
+        that does not say must be told, if there is more than one batch.
+    terms : callable, optional
+        ``terms(inputs, targets)``: the number of terms that the loss of a batch is the mean of.
+        Default: the targets, of cross-entropy without those that are ignored and by their weights.
+    graph_memory : float, optional
+        Bytes for graphs and for products of blocks, half for each. Default: half of what is free.
+    check_deterministic : bool
+        Raise a ValueError if two passes over the data give different gradients, or if a BatchNorm
+        is in training mode.
+
+    Returns
+    -------
+    CurvatureOperator, shape (n, n)
+        Hermitian; n is the number of parameters. The precision and device are theirs.
+
+    Raises
+    ------
+    TypeError
+        If arguments are of wrong kinds, or parameters neither single nor double precision.
+    ValueError
+        If there are no parameters or no data, parameters are on several devices or frozen, the
+        reduction is unknown, or products are random.
+
+    Notes
+    -----
+    The loss is one mean (or sum) over all data: batches count by their number of terms, so that
+    the operator does not depend on how data are batched, nor on their order.
+
+    A product with a vector costs about one gradient: the graph of the gradient is kept and
+    differentiated again. That takes the memory that a gradient with ``create_graph=True`` saves,
+    summed over batches, and is done if it is at most half of `graph_memory`. Otherwise the graph
+    of one batch at a time is built, which a product with a block shares; a product with one vector
+    then costs about two gradients. A block of vectors is multiplied, by `vmap` where it knows all
+    operations, as many at a time as what the largest batch saves goes into the other half; on a
+    CPU into 16 MiB, beyond which wider blocks only lose its cache; beside that a product with R
+    vectors holds 3 n R numbers. Making the operator costs two gradients. A DataLoader is iterated
+    in each product unless graphs are kept; what can be iterated only once is read into a list.
+
+    Attention runs by PyTorch's own formulas, since fused kernels have no second derivative.
+
+    References
+    ----------
+    Pearlmutter, Neural Computation 6, 147 (1994).
+
+    Examples
+    --------
+    >>> import torch, specdens
+    >>> model, inputs = torch.nn.Linear(3, 1, bias=False), torch.eye(3)
+    >>> H = hessian_operator(model, torch.nn.MSELoss(reduction="sum"), (inputs, torch.ones(3, 1)))
+    >>> H @ torch.tensor([1.0, 2.0, 3.0])
+    tensor([2., 4., 6.])
+    """
+    objective = _objective(model, loss, data, params, reduction, terms, None)
+    _require_eval(model, check_deterministic)
+    return CurvatureOperator(
+        objective, graph_memory=graph_memory, check_deterministic=check_deterministic
+    )
+
+
+def gauss_newton_operator(
+    model: nn.Module,
+    loss: Callable[[Any, Any], Tensor],
+    data: Any,
+    *,
+    params: Iterable[str | Tensor] | None = None,
+    reduction: str | None = None,
+    terms: Callable[[Any, Any], Any] | None = None,
+    graph_memory: float | None = None,
+    check_deterministic: bool = True,
+) -> CurvatureOperator:
+    r"""Return the generalised Gauss-Newton matrix ``J^T H J`` of a loss over data.
+
+    J is the Jacobian of the outputs of the model by its parameters, H the Hessian of the loss by
+    the outputs. It is the Hessian of the loss with the model replaced by its linearisation.
+
+    Parameters
+    ----------
+    model, data, params, reduction, terms, graph_memory, check_deterministic
+        As for `hessian_operator`. The model returns a tensor, or an object that has it as
+        ``.logits``.
+    loss : callable
+        ``loss(outputs, targets)``, convex in the outputs, which is not checked.
+
+    Returns
+    -------
+    CurvatureOperator, shape (n, n)
+        Positive semidefinite: its ``lower`` is 0.
+
+    Raises
+    ------
+    TypeError, ValueError
+        As `hessian_operator`; TypeError if `loss` is None.
+
+    Notes
+    -----
+    A product costs about one gradient, as that of `hessian_operator`.
+
+    References
+    ----------
+    Schraudolph, Neural Computation 14, 1723 (2002); Martens, JMLR 21, 146 (2020).
+
+    Examples
+    --------
+    >>> import torch, specdens
+    >>> model, inputs = torch.nn.Linear(3, 1, bias=False), torch.eye(3)
+    >>> loss = torch.nn.MSELoss(reduction="sum")
+    >>> G = gauss_newton_operator(model, loss, (inputs, torch.ones(3, 1)))
+    >>> G @ torch.tensor([1.0, 2.0, 3.0])
+    tensor([2., 4., 6.])
+    """
+    _require_loss(loss, "a Gauss-Newton matrix")
+    objective = _objective(model, loss, data, params, reduction, terms, curvature_of_loss)
+    _require_eval(model, check_deterministic)
+    op = CurvatureOperator(
+        objective, graph_memory=graph_memory, check_deterministic=check_deterministic
+    )
+    op.lower = 0.0
+    return op
+
+
+def fisher_operator(
+    model: nn.Module,
+    loss: Callable[[Any, Any], Tensor],
+    data: Any,
+    *,
+    kind: str = "exact",
+    params: Iterable[str | Tensor] | None = None,
+    reduction: str | None = None,
+    terms: Callable[[Any, Any], Any] | None = None,
+    graph_memory: float | None = None,
+    check_deterministic: bool = True,
+) -> CurvatureOperator:
+    r"""Return the Fisher information matrix of a model, or the empirical one.
+
+    Parameters
+    ----------
+    model, data, params, reduction, terms, graph_memory, check_deterministic
+        As for `gauss_newton_operator`.
+    loss : callable
+        For ``"exact"`` one that is minus a log-likelihood: cross-entropy, mean squares or binary
+        cross-entropy with logits (a module, a function of ``torch.nn.functional`` or a `partial`
+        of one), without weights and label smoothing. Any for ``"empirical"``.
+    kind : {"exact", "empirical"}
+        ``"exact"``: ``E[g g^T]`` where g is the gradient of a term of the loss at a target that is
+        drawn from the model's own distribution, density ``exp(-loss)``, at each input: "type 1",
+        without sampling. For these losses it equals the Gauss-Newton matrix.
+        ``"empirical"``: ``g_i g_i^T`` with the gradients g_i of the losses of samples at the
+        targets of the data; a sample is an entry of the first axis of outputs and targets.
+
+    Returns
+    -------
+    CurvatureOperator, shape (n, n)
+        Positive semidefinite; a mean over terms (samples) or a sum, as the loss is.
+
+    Raises
+    ------
+    TypeError, ValueError
+        As `hessian_operator`; ValueError if `kind` is unknown or the loss has no exact one.
+
+    Notes
+    -----
+    A product costs about one gradient, as that of `hessian_operator`: the empirical one is
+    ``J^T diag(l_i l_i^T) J`` with the gradients l_i by the outputs, so that the gradients of
+    samples are never formed. Of a mean, the loss of one sample out of N is N times its share.
+
+    References
+    ----------
+    Martens, JMLR 21, 146 (2020), sections 5, 9.2 and 11; Kunstner, Balles and Hennig, NeurIPS 2019.
+
+    Examples
+    --------
+    >>> import torch, specdens
+    >>> model, inputs = torch.nn.Linear(3, 1, bias=False), torch.eye(3)
+    >>> loss = torch.nn.MSELoss(reduction="sum")
+    >>> F = fisher_operator(model, loss, (inputs, torch.ones(3, 1)))
+    >>> F @ torch.tensor([1.0, 2.0, 3.0])
+    tensor([2., 4., 6.])
+    """
+    _require_loss(loss, "a Fisher matrix")
+    if kind not in {"exact", "empirical"}:
+        msg = f'kind is {kind!r}; expected "exact" or "empirical".'
+        raise ValueError(msg)
+    if kind == "exact":
+        _require_likelihood(loss)
+    middle = curvature_of_loss if kind == "exact" else scatter_of_slopes
+    objective = _objective(model, loss, data, params, reduction, terms, middle)
+    if kind == "empirical":
+        objective.loss.require_reduction("a sample is a share of the mean")
+    _require_eval(model, check_deterministic)
+    op = CurvatureOperator(
+        objective, graph_memory=graph_memory, check_deterministic=check_deterministic
+    )
+    op.lower = 0.0
+    return op
+
+
+def _objective(
+    model: Any,
+    loss: Callable[[Any, Any], Tensor] | None,
+    data: Any,
+    params: Iterable[str | Tensor] | None,
+    reduction: str | None,
+    terms: Callable[[Any, Any], Any] | None,
+    middle: Middle | None,
+) -> _Objective:
+    if not isinstance(model, nn.Module):
+        msg = f"model is of type {type(model).__name__}; expected a torch.nn.Module."
+        raise TypeError(msg)
+    parameters = _selected(model, params)
+    callee = Model(model, parameters[0].device)
+    return _Objective(
+        callee, Loss(loss, reduction, terms, callee), as_batches(data), parameters, middle
+    )
+
+
+def _selected(model: nn.Module, params: Iterable[str | Tensor] | None) -> list[nn.Parameter]:
+    """Return the parameters that were asked for, one dtype on one device."""
+    named = dict(model.named_parameters())
+    if params is None:
+        found = {name: p for name, p in named.items() if p.requires_grad}
+    else:
+        found = dict(_named(key, named) for key in params)
+    frozen = [name for name, p in found.items() if not p.requires_grad]
+    if frozen or not found:
+        which = f"{frozen[0]} is frozen" if frozen else "the model has no parameter to speak of"
+        msg = f"{which}; expected parameters with requires_grad=True."
+        raise ValueError(msg)
+    for what in ("dtype", "device"):
+        kinds = sorted({str(getattr(p, what)) for p in found.values()})
+        if len(kinds) > 1:
+            msg = f"parameters have more than one {what}: {', '.join(kinds)}; expected one."
+            raise ValueError(msg)
+    dtype = next(iter(found.values())).dtype
+    if dtype not in {torch.float32, torch.float64}:
+        msg = f"parameters are of {dtype}; expected float32 or float64: call model.float() first."
+        raise TypeError(msg)
+    return list(found.values())
+
+
+def _named(key: str | Tensor, named: dict[str, nn.Parameter]) -> tuple[str, nn.Parameter]:
+    for name, p in named.items():
+        if p is key or name == key:
+            return name, p
+    shown = key if isinstance(key, str) else f"a {type(key).__name__}"
+    msg = f"{shown} is not among the parameters of the model; expected names or members of them."
+    raise ValueError(msg)
+
+
+def _require_loss(loss: Any, what: str) -> None:
+    if loss is None:
+        msg = (
+            f"loss is None; {what} needs the loss as a function of outputs and targets. "
+            "Pass loss=, for example torch.nn.CrossEntropyLoss()."
+        )
+        raise TypeError(msg)
+
+
+def _require_likelihood(loss: Any) -> None:
+    """Raise a ValueError if a loss is not minus the log of a density of the targets."""
+    plain = loss
+    while isinstance(plain, partial):
+        plain = plain.func
+    known = type(plain) in LOG_LIKELIHOODS or plain in LOG_LIKELIHOODS.values()
+    weighted = any(option_of(loss, name) is not None for name in ("weight", "pos_weight"))
+    if not known or weighted or option_of(loss, "label_smoothing"):
+        names = ", ".join(kind.__name__ for kind in LOG_LIKELIHOODS)
+        msg = (
+            "loss has no predictive distribution that is known here; the exact Fisher matrix needs "
+            f"one of {names}, without weights and label smoothing. "
+            'gauss_newton_operator takes any convex loss, kind="empirical" any loss.'
+        )
+        raise ValueError(msg)
+
+
+def _require_eval(model: nn.Module, check: bool) -> None:
+    normalising = (nn.modules.batchnorm._BatchNorm, nn.modules.instancenorm._InstanceNorm)
+    if check and any(isinstance(m, normalising) and m.training for m in model.modules()):
+        msg = (
+            "a BatchNorm is in training mode: the loss of a sample depends on its batch, and each "
+            "product changes the running statistics. Call model.eval() first; "
+            "check_deterministic=False lets it pass."
+        )
+        raise ValueError(msg)
+
+
+def _memory(where: torch.device) -> float:
+    """Return half of the bytes that are free on a device."""
+    if where.type == "cuda":
+        return torch.cuda.mem_get_info(where)[0] / 2
+    if where.type == "cpu" and hasattr(os, "sysconf") and "SC_AVPHYS_PAGES" in os.sysconf_names:
+        return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 2
+    return DEFAULT_MEMORY
