@@ -9,14 +9,13 @@ from typing import Any
 import numpy as np
 
 import specdens
+from send.gram import centered, gram_logdets
 from specdens._arrays import (
     Array,
     as_dense,
     device,
     namespace,
-    require_finite,
     to_host,
-    working_dtype,
 )
 from specdens._probes import gaussian, key_of
 from specdens.lanczos import tridiagonalize
@@ -30,9 +29,6 @@ SCALES = ("none", "d", "d-1")
 
 LARGEST = 60
 """Lanczos steps for the largest singular value."""
-
-LARGEST_VALUE = 1e150
-"""Of embeddings: the square of a larger one may be beyond float64."""
 
 UNIT = float(np.finfo(np.float64).eps)
 
@@ -89,23 +85,16 @@ def eigenscore(
     >>> bool(eigenscore(same) < eigenscore(different))
     True
     """
-    e = centered(embeddings, alpha=alpha, center=center)
-    xp = namespace(e)
-    d, k = e.shape[-2:]
-    e = e * math.sqrt(factor(scale, d))
-    transposed = xp.conj(xp.matrix_transpose(e))
-    gram = transposed @ e if k <= d else e @ transposed
-    # Rounding leaves a null eigenvalue anywhere in +-u lambda_max: it is not negative in truth.
-    eigenvalues = xp.linalg.eigvalsh(gram)
-    eigenvalues = xp.where(eigenvalues > 0, eigenvalues, xp.zeros_like(eigenvalues))
-    logdet = xp.sum(xp.log(eigenvalues + alpha), axis=-1)
-    return (logdet + (k - min(d, k)) * math.log(alpha)) / k
+    e = checked(embeddings, alpha=alpha, center=center)
+    xp, (*batch, d, k) = namespace(e), e.shape
+    stack = xp.reshape(e, (-1 if math.prod(batch) else 0, d, k))
+    logdets = gram_logdets(stack, alpha=alpha, center=center, factor=factor(scale, d))
+    return xp.reshape(logdets, tuple(batch)) / k
 
 
-def centered(embeddings: Array, *, alpha: float, center: str) -> Array:
-    """Check the embeddings and return them in float64, centred."""
+def checked(embeddings: Array, *, alpha: float, center: str) -> Array:
+    """Return the embeddings as an array, its shape and the options checked; not yet its values."""
     e = as_dense(embeddings, name="embeddings")
-    xp = namespace(e)
     if e.ndim < 2 or 0 in e.shape[-2:]:
         msg = (
             f"embeddings have shape {tuple(e.shape)}; expected (..., d, K): "
@@ -116,19 +105,7 @@ def centered(embeddings: Array, *, alpha: float, center: str) -> Array:
     if center not in CENTERS:
         msg = f"center is {center!r}; expected one of {CENTERS}."
         raise ValueError(msg)
-    complex_ = xp.isdtype(working_dtype(xp, e.dtype), "complex floating")
-    e = xp.astype(e, xp.complex128 if complex_ else xp.float64)
-    require_finite(e, "embeddings")
-    largest = float(xp.max(xp.abs(e))) if 0 not in e.shape else 0.0
-    if largest > LARGEST_VALUE:
-        msg = (
-            f"an embedding has a value of {largest:.3g}; expected at most {LARGEST_VALUE:.0e}, or "
-            "products overflow. Divide the embeddings, and alpha by the square."
-        )
-        raise ValueError(msg)
-    if center == "none":
-        return e
-    return e - xp.mean(e, axis=-2 if center == "features" else -1, keepdims=True)
+    return e
 
 
 def check_alpha(alpha: float) -> None:
@@ -243,7 +220,7 @@ def ees(
         raise ValueError(msg)
     check_effort(moments, probes)
     center = "none" if mode == "paper" else "features"
-    e = centered(embeddings, alpha=alpha, center=center)
+    e = centered(checked(embeddings, alpha=alpha, center=center), center=center)
     xp, batch = namespace(e), e.shape[:-2]
     key = key_of(rng)
     matrices = xp.reshape(e, (-1, *e.shape[-2:]))

@@ -8,7 +8,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 
 SPECDENS = """
-    _kernels.rows _kernels.csr _kernels.__init__ _arrays _probes chebyshev results
+    _kernels.rows _kernels.csr _kernels.gram _kernels.__init__ _arrays _probes chebyshev results
     linear_operator explicit adapters operators lanczos quadrature moments bounds exact
     preparation gram_zeros structure union inertias pencils control sampling
     scalar_functions truncation estimation rules sampled planning krylov_basis deflation
@@ -21,13 +21,13 @@ SPECDENS = """
 """
 
 SEND = """
-    scores sensitivity hidden embeddings _generation sampling score_table scorer masking data
+    gram scores sensitivity hidden embeddings _generation sampling score_table scorer masking data
     tracking checkpoint world.words world.facts world.population world.rows world.tokens
     world.closed_world world.rates world.__init__ plotting callback trainer __init__ experiment demo
     cli __main__
 """
 
-HOMES = {"specdens": {"_kernels.rows", "_kernels.csr"}}
+HOMES = {"specdens": {"_kernels.rows", "_kernels.csr", "_kernels.gram"}}
 """The files that are loaded only where their heavy library is."""
 
 HEAVY = {
