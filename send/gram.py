@@ -19,8 +19,9 @@ from specdens._arrays import (
     working_dtype,
 )
 from specdens._kernels import kernel
+from specdens.operators import Gram
 
-__all__ = ["centered", "gram_logdets"]
+__all__ = ["centered", "gram_logdets", "gram_operator"]
 
 Host: TypeAlias = np.ndarray[Any, Any]
 
@@ -35,6 +36,9 @@ LEAST_ENTRIES = 2**20
 
 FEW = 32
 """Columns up to which a Gram matrix is summed in registers."""
+
+LARGEST_TRACE = 1e30
+"""Up to which products are far from the largest number of single precision."""
 
 AT_ONCE = 2**22
 """Entries that are converted to double precision at a time."""
@@ -174,6 +178,22 @@ def _logdets(gram: Array, alpha: float) -> Array:
     if pivots is None:
         return found
     return xp.where(xp.asarray(safe, device=device(gram)), logdets, found)
+
+
+def gram_operator(e: Array, *, alpha: float) -> Gram:
+    """Return ``E^T J E + alpha I``, or ``J E E^T J + alpha I`` if it is smaller, never formed.
+
+    A large matrix of NumPy, or of Torch on the CPU, is used as it is, in its precision; else a
+    centred copy in double precision.
+    """
+    xp, (d, k) = namespace(e), e.shape
+    host = host_view(e) if d * k >= LEAST_ENTRIES and k <= d else None
+    if host is not None and host.dtype in (np.float32, np.float64):
+        gram = Gram(np.ascontiguousarray(host), shift=alpha, center="features")
+        if gram.is_compiled and gram.power_traces() and gram.power_traces()[0] < LARGEST_TRACE:
+            return gram
+    e = centered(e, center="features")
+    return Gram(e if k <= d else xp.matrix_transpose(e), shift=alpha)
 
 
 def centered(e: Array, *, center: str) -> Array:

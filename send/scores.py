@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 import specdens
-from send.gram import centered, gram_logdets
+from send.gram import centered, gram_logdets, gram_operator
 from specdens._arrays import (
     Array,
     as_dense,
@@ -219,11 +219,10 @@ def ees(
         msg = f"mode is {mode!r}; expected 'convergent' or 'paper'."
         raise ValueError(msg)
     check_effort(moments, probes)
-    center = "none" if mode == "paper" else "features"
-    e = centered(checked(embeddings, alpha=alpha, center=center), center=center)
-    xp, batch = namespace(e), e.shape[:-2]
+    e = checked(embeddings, alpha=alpha, center="features")
+    xp, (*batch, d, k) = namespace(e), e.shape
     key = key_of(rng)
-    matrices = xp.reshape(e, (-1, *e.shape[-2:]))
+    matrices = xp.reshape(e, (-1 if math.prod(batch) else 0, d, k))
     effort = {"moments": moments, "probes": probes, "key": key}
     found = [
         _as_published(matrices[b, :, :], **effort)  # which has no alpha
@@ -232,7 +231,7 @@ def ees(
         for b in range(matrices.shape[0])
     ]
     values = xp.asarray([float(i) for i in found], dtype=xp.float64, device=device(e))
-    values = xp.reshape(values, batch)
+    values = xp.reshape(values, tuple(batch))
     if not return_info:
         return values
     return values, (found if batch else found[0])
@@ -241,10 +240,9 @@ def ees(
 def _by_quadrature(
     e: Array, *, moments: int, probes: int, alpha: float, key: int
 ) -> specdens.Estimate:
-    """Return the score of one centred matrix; K > d leaves K - d eigenvalues alpha."""
+    """Return the score of one matrix; K > d leaves K - d eigenvalues alpha."""
     d, k = e.shape
-    # The features are centred already: J E is E.
-    gram = specdens.Gram(e if k <= d else namespace(e).matrix_transpose(e), shift=alpha)
+    gram = gram_operator(e, alpha=alpha)
     _, info = specdens.logdet(
         gram, moments=moments, probes=probes, method="lanczos", rng=key, return_info=True
     )
@@ -274,6 +272,7 @@ def paper_coefficients(count: int) -> np.ndarray[Any, Any]:
 
 def _as_published(e: Array, *, moments: int, probes: int, key: int) -> specdens.Estimate:
     """Return algorithm 1 of the paper, line by line, for one matrix."""
+    e = centered(e, center="none")
     xp, k = namespace(e), e.shape[1]
     rounding = 16 * UNIT * xp.max(xp.abs(e), axis=1, keepdims=True)
     e = e - xp.mean(e, axis=1, keepdims=True)
