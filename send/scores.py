@@ -224,12 +224,14 @@ def ees(
     key = key_of(rng)
     matrices = xp.reshape(e, (-1 if math.prod(batch) else 0, d, k))
     effort = {"moments": moments, "probes": probes, "key": key}
-    found = [
-        _as_published(matrices[b, :, :], **effort)  # which has no alpha
-        if mode == "paper"
-        else _by_quadrature(matrices[b, :, :], alpha=alpha, **effort)
-        for b in range(matrices.shape[0])
-    ]
+    found: list[specdens.Estimate]
+    each = range(matrices.shape[0])
+    if mode == "paper":  # which has no alpha
+        m = centered(matrices, center="none")
+        found = [_as_published(m[b, :, :], **effort) for b in each]
+    else:
+        grams = [gram_operator(matrices[b, :, :], alpha=alpha) for b in each]  # all are checked
+        found = [_by_quadrature(gram, d, k, alpha=alpha, **effort) for gram in grams]
     values = xp.asarray([float(i) for i in found], dtype=xp.float64, device=device(e))
     values = xp.reshape(values, tuple(batch))
     if not return_info:
@@ -238,11 +240,9 @@ def ees(
 
 
 def _by_quadrature(
-    e: Array, *, moments: int, probes: int, alpha: float, key: int
+    gram: specdens.Gram, d: int, k: int, *, moments: int, probes: int, alpha: float, key: int
 ) -> specdens.Estimate:
-    """Return the score of one matrix; K > d leaves K - d eigenvalues alpha."""
-    d, k = e.shape
-    gram = gram_operator(e, alpha=alpha)
+    """Return the score of one d x K matrix; K > d leaves K - d eigenvalues alpha."""
     _, info = specdens.logdet(
         gram, moments=moments, probes=probes, method="lanczos", rng=key, return_info=True
     )
@@ -272,7 +272,6 @@ def paper_coefficients(count: int) -> np.ndarray[Any, Any]:
 
 def _as_published(e: Array, *, moments: int, probes: int, key: int) -> specdens.Estimate:
     """Return algorithm 1 of the paper, line by line, for one matrix."""
-    e = centered(e, center="none")
     xp, k = namespace(e), e.shape[1]
     rounding = 16 * UNIT * xp.max(xp.abs(e), axis=1, keepdims=True)
     e = e - xp.mean(e, axis=1, keepdims=True)

@@ -6,7 +6,7 @@ import cmath
 import math
 import reprlib
 from collections.abc import Callable
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 import numpy as np
@@ -130,7 +130,7 @@ class Gram(LinearOperator):
     def _power_traces(self) -> tuple[float, ...]:
         (d, count) = self.factor.shape
         if self._compiled is not None:
-            total = self._means_and_squares[1]
+            total = self._compiled[1]
             return (total + count * self.shift,) if RANGE[0] < total < RANGE[1] else ()
         norm = self.factor.frobenius_norm()
         if norm is None or not RANGE[0] < norm < RANGE[1]:
@@ -149,35 +149,29 @@ class Gram(LinearOperator):
         return self._compiled is not None
 
     @cached_property
-    def _compiled(self) -> Callable[[Array], Array] | None:
-        """The product by compiled code, where numba is and X is worth starting it."""
+    def _compiled(self) -> tuple[Callable[[Array], Array], float] | None:
+        """The product and ``||J X||_F^2`` by compiled code, where it is and X is worth it."""
         if not isinstance(self.factor, DenseOperator) or self.center == "samples":
             return None
         x = self.factor.array
         if not isinstance(x, np.ndarray) or np.iscomplexobj(x) or not x.flags.c_contiguous:
             return None
-        product = kernel("dense", "gram_product") if x.size >= LEAST_ENTRIES else None
-        if product is None or x.shape[1] > WIDEST:
+        if x.size < LEAST_ENTRIES or x.shape[1] > WIDEST or 0 in x.shape:
             return None
-        return lambda block: product(x, self._means_and_squares[0].astype(x.dtype), block)
-
-    @cached_property
-    def _means_and_squares(self) -> tuple[np.ndarray[Any, Any], float]:
-        """What J subtracts from the columns of X, and ``||J X||_F^2``, by compiled code."""
-        statistics = kernel("dense", "column_statistics")
-        assert statistics is not None  # where there is a compiled product
-        assert isinstance(self.factor, DenseOperator)
-        found: tuple[np.ndarray[Any, Any], float] = statistics(
-            self.factor.array, self.center == "features"
+        product, statistics = (
+            kernel("dense", name) for name in ("gram_product", "column_statistics")
         )
-        return found
+        if product is None or statistics is None:
+            return None
+        means, squares = statistics(x, self.center == "features")
+        return partial(product, x, means.astype(x.dtype)), squares
 
     def _centered(self, x: Array) -> Array:
         return x - self.xp.mean(x, axis=0, keepdims=True)
 
     def _matmat(self, x: Array) -> Array:
         if self._compiled is not None:
-            y = self._compiled(x)
+            y = self._compiled[0](x)
         elif self.center == "samples":
             y = self.factor.rmatmat(self.factor.matmat(self._centered(x)))
             y = self._centered(y)

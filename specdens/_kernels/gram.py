@@ -57,7 +57,7 @@ def gram_logdets(e: Host, center: bool, factor: float, alpha: float, limit: floa
     if turned.flags.c_contiguous and not e.flags.c_contiguous:
         _by_columns(turned, center, factor, alpha, limit, found)
     else:
-        flat = np.ascontiguousarray(e).reshape(e.shape[0], -1)
+        flat = np.ascontiguousarray(e).reshape(len(e), e.shape[1] * e.shape[2])
         _by_rows(flat, e.shape[2], center, factor, alpha, limit, found)
     return found
 
