@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -36,6 +38,15 @@ LEAST_ENTRIES = 2**20
 
 FEW = 32
 """Columns up to which a Gram matrix is summed in registers."""
+
+SINGLE_FROM = 512
+"""Columns from which a factor in single precision is tried, for embeddings in it."""
+
+SINGLE_ERROR = 1e-5
+"""Of a score: what is accepted of single precision."""
+
+SIGNS = 8
+"""Vectors to find the error of a factor with."""
 
 LARGEST_TRACE = 1e30
 """Up to which products are far from the largest number of single precision."""
@@ -92,53 +103,105 @@ def _on_host(e: Host, *, alpha: float, center: str, factor: float) -> Host | Non
 
 
 def _by_blas(e: Host, center: str, factor: float, alpha: float, limit: float) -> float:
-    """Return the log-determinant of one large matrix, which is read once; NaN if in doubt."""
-    from scipy.linalg.lapack import dpotrf
-
+    """Return the log-determinant of one large matrix; NaN if in doubt."""
     d, k = e.shape
+    turned = k > d
+    x = e.T if turned else e
+    over_rows = center == ("samples" if turned else "features")
+    over_columns = center != "none" and not over_rows
     with np.errstate(over="ignore", invalid="ignore"):
-        gram = _gram(e, center) if k <= d else _gram(e.T, center, turned=True)
-    trace = float(np.trace(gram))
-    if not trace <= min(limit, LARGEST_VALUE):
-        return math.nan
-    gram *= factor
-    diagonal = np.einsum("ii->i", gram)
-    diagonal += alpha
-    _, failed = dpotrf(gram, lower=1, overwrite_a=1, clean=0)
-    logdet = 2 * float(np.log(diagonal).sum()) + (k - len(gram)) * math.log(alpha)
-    return math.nan if failed else logdet
+        portions = partial(_portions, x, over_rows=over_rows, over_columns=over_columns)
+        logdet = math.nan
+        if e.dtype == np.float32 and x.shape[1] >= SINGLE_FROM:
+            logdet = _in_single(portions, x.shape[1], factor, alpha)
+        if math.isnan(logdet):
+            root = _cholesky(portions, x.shape[1], np.float64, factor, alpha, limit)
+            logdet = math.nan if root is None else _logdet_of_root(root)
+    return logdet + float(k - x.shape[1]) * math.log(alpha)
 
 
-def _gram(x: Host, center: str, *, turned: bool = False) -> Host:
-    """Return the lower triangle of ``X^T J X``, in double precision and Fortran order.
+def _portions(x: Host, *, over_rows: bool, over_columns: bool) -> Iterator[Host]:
+    """Give matrices P of few rows away, whose sum of ``P^T P`` is ``X^T X`` of the centred X.
 
-    Means over rows are those of portions, so that X is read once; what these differ by is added
-    last, as the variance of groups: without cancellation.
+    Means over rows are those of portions, so that X is read once; what these differ by is the last
+    one, as the variance of groups: without cancellation.
+
+    Yields
+    ------
+    ndarray of float64, shape (..., columns of X)
 
     References
     ----------
     Chan, Golub and LeVeque, COMPSTAT 1982, eq. 2.1.
     """
-    from scipy.linalg.blas import dsyrk
-
     rows, size = x.shape
-    over_rows = center == ("samples" if turned else "features")
-    gram = np.zeros((size, size), order="F")
+    step = max(1, AT_ONCE // size)
     counts, means = [], []
-    for start in range(0, rows, max(1, AT_ONCE // size)):
-        part = x[start : start + max(1, AT_ONCE // size)].astype(np.float64, order="C")
-        counts.append(len(part))
+    for start in range(0, rows, step):
+        part = x[start : start + step].astype(np.float64, order="C")
         if over_rows:
+            counts.append(len(part))
             means.append(part.mean(axis=0))
             part -= means[-1]
-        elif center != "none":
+        elif over_columns:
             part -= part.mean(axis=1, keepdims=True)
-        gram = dsyrk(1.0, part.T, beta=1.0, c=gram, lower=1, overwrite_c=1)
+        yield part
     if len(means) > 1:
         between = np.array(means) - np.average(means, axis=0, weights=counts)
-        between *= np.sqrt(counts)[:, None]
-        gram = dsyrk(1.0, between.T, beta=1.0, c=gram, lower=1, overwrite_c=1)
-    return gram
+        yield between * np.sqrt(counts)[:, None]
+
+
+def _cholesky(
+    portions: Callable[[], Iterator[Host]],
+    size: int,
+    dtype: type,
+    factor: float,
+    alpha: float,
+    limit: float,
+) -> Host | None:
+    """Return L of ``factor G + alpha I = L L^T``, or None where the trace is beyond the limit."""
+    from scipy.linalg.blas import dsyrk, ssyrk
+    from scipy.linalg.lapack import dpotrf, spotrf
+
+    gram: Host = np.zeros((size, size), dtype, order="F")
+    syrk, potrf = (ssyrk, spotrf) if dtype is np.float32 else (dsyrk, dpotrf)
+    for part in portions():
+        p: Host = part.astype(dtype, copy=False)
+        gram = syrk(1.0, p.T, beta=1.0, c=gram, lower=1, overwrite_c=1)
+    diagonal = np.einsum("ii->i", gram)
+    if not float(diagonal.sum(dtype=np.float64)) <= min(limit, LARGEST_VALUE):
+        return None
+    gram *= dtype(factor)
+    diagonal += dtype(alpha)
+    root, failed = potrf(gram, lower=1, overwrite_a=1, clean=0)
+    return None if failed else root
+
+
+def _logdet_of_root(root: Host) -> float:
+    return 2 * float(np.log(np.diagonal(root), dtype=np.float64).sum())
+
+
+def _in_single(
+    portions: Callable[[], Iterator[Host]], size: int, factor: float, alpha: float
+) -> float:
+    """Return the log-determinant by a factor in single precision; NaN where it is not good enough.
+
+    The factor solves ``A V = Z`` for random signs Z, and A V is computed in double precision: with
+    ``A = L L^T + D`` the root mean square of ``Z - A V``, about ``||D A^{-1}||_F / sqrt(K)``, is at
+    least ``|tr D A^{-1}| / K``, what the score is wrong by.
+    """
+    from scipy.linalg.lapack import spotrs
+
+    root = _cholesky(portions, size, np.float32, factor, alpha, LARGEST_TRACE)
+    if root is None:
+        return math.nan
+    signs = np.random.default_rng(0).choice([-1.0, 1.0], (size, SIGNS)).astype(np.float32)
+    solved = spotrs(root, signs, lower=1)[0].astype(np.float64)
+    product = alpha * solved
+    for part in portions():
+        product += factor * (part.T @ (part @ solved))
+    off = math.sqrt(float(np.mean((signs - product) ** 2)))
+    return _logdet_of_root(root) if off <= SINGLE_ERROR else math.nan
 
 
 def _in_portions(e: Array, **options: Any) -> Array:

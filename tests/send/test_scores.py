@@ -243,6 +243,22 @@ class TestLargeOnes:
         tiny = ees(e * np.asarray(1e-25, dtype), rng=0)  # whose squares single precision has not
         assert tiny == pytest.approx(math.log(1e-3))
 
+    @pytest.mark.parametrize("shape", [(300, 60), (60, 300)], ids=str)
+    @pytest.mark.parametrize("smallest", [1.0, 1e-4])
+    def test_single_precision_is_taken_where_it_is_enough(self, monkeypatch, shape, smallest):
+        decay = np.geomspace(1, smallest, shape[1])
+        e = (embeddings(*shape, 0) * decay + 3).astype(np.float32)
+        exact = eigenscore(e)
+        monkeypatch.setattr(gram, "SINGLE_FROM", 0)
+        found = eigenscore(e)
+        assert found == pytest.approx(exact, abs=1e-5)
+        # Of more answers than features, centred, an eigenvalue is alpha: below single precision.
+        assert (found == exact) == (smallest < 1 or shape[0] < shape[1])
+        monkeypatch.setattr(gram, "SINGLE_ERROR", math.inf)
+        error = abs(eigenscore(e) - exact)
+        monkeypatch.setattr(gram, "SINGLE_ERROR", error)
+        assert abs(eigenscore(e) - exact) < error or error == 0  # it is told to be larger
+
     def test_a_tensor_is_not_copied(self):
         tensor = torch.zeros(3, 4)
         assert np.shares_memory(host_view(tensor), tensor.numpy())
