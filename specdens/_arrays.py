@@ -31,6 +31,7 @@ __all__ = [
     "column_dots",
     "device",
     "eps",
+    "host_view",
     "is_array",
     "is_complex",
     "lu_diagonal",
@@ -103,6 +104,16 @@ def on_cpu(x: Array) -> bool:
 def _bits(xp: Any, dtype: Any) -> int:
     """Return the bits of one real number of a floating dtype."""
     return int(xp.finfo(dtype).bits)
+
+
+def host_view(x: Array) -> np.ndarray[Any, Any] | None:
+    """Return an array of NumPy, or of Torch in the memory of the host, as NumPy without a copy."""
+    if is_numpy_array(x):
+        return np.asarray(x)
+    if not is_torch_array(x) or not on_cpu(x) or "bfloat16" in str(x.dtype):
+        return None
+    host: np.ndarray[Any, Any] = x.detach().resolve_conj().resolve_neg().numpy()
+    return host
 
 
 def working_dtype(xp: Any, dtype: Any, wanted: Any = None) -> Any:

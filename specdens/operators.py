@@ -5,14 +5,16 @@ from __future__ import annotations
 import cmath
 import math
 import reprlib
-from functools import cached_property
+from collections.abc import Callable
+from functools import cached_property, partial
 from typing import Any
 
 import numpy as np
 
 from specdens._arrays import Array, column_dots
+from specdens._kernels import kernel
 from specdens.adapters import aslinearoperator
-from specdens.explicit import RANGE
+from specdens.explicit import LEAST_ENTRIES, RANGE, DenseOperator
 from specdens.linear_operator import LinearOperator, Step, needs_product
 
 __all__ = [
@@ -27,6 +29,9 @@ __all__ = [
 ]
 
 CENTERS = ("features", "samples", "none")
+
+WIDEST = 2**14
+"""Columns of X up to which a block of vectors stays in the cache while rows of X pass by."""
 
 
 def finite_number(value: Any, name: str) -> float | complex:
@@ -86,7 +91,8 @@ class Gram(LinearOperator):
 
     Notes
     -----
-    One product costs one with X and one with X^H.
+    One product costs one with X and one with X^H. A dense real X of NumPy, in C order, is read once
+    for both, by compiled code, and centred entry by entry: a large mean costs no accuracy.
 
     Examples
     --------
@@ -123,10 +129,14 @@ class Gram(LinearOperator):
 
     @cached_property
     def _power_traces(self) -> tuple[float, ...]:
+        (d, count) = self.factor.shape
+        if self._compiled is not None:
+            total = self._compiled[1]
+            return (total + count * self.shift,) if RANGE[0] < total < RANGE[1] else ()
         norm = self.factor.frobenius_norm()
         if norm is None or not RANGE[0] < norm < RANGE[1]:
             return ()
-        (d, count), total = self.factor.shape, norm**2
+        total = norm**2
         if self.center != "none":
             xp, rows = self.xp, self.center == "samples"
             ones = xp.ones((count if rows else d, 1), dtype=self.dtype, device=self.device)
@@ -134,11 +144,36 @@ class Gram(LinearOperator):
             total -= float(np.real(column_dots(sums, sums))[0]) / (count if rows else d)
         return (max(0.0, total) + count * self.shift,)
 
+    @property
+    def is_compiled(self) -> bool:
+        """Whether products read X once, by compiled code."""
+        return self._compiled is not None
+
+    @cached_property
+    def _compiled(self) -> tuple[Callable[[Array], Array], float] | None:
+        """The product and ``||J X||_F^2`` by compiled code, where it is and X is worth it."""
+        if not isinstance(self.factor, DenseOperator) or self.center == "samples":
+            return None
+        x = self.factor.array
+        if not isinstance(x, np.ndarray) or np.iscomplexobj(x) or not x.flags.c_contiguous:
+            return None
+        if x.size < LEAST_ENTRIES or x.shape[1] > WIDEST or 0 in x.shape:
+            return None
+        product, statistics = (
+            kernel("dense", name) for name in ("gram_product", "column_statistics")
+        )
+        if product is None or statistics is None:
+            return None
+        means, squares = statistics(x, self.center == "features")
+        return partial(product, x, means.astype(x.dtype)), squares
+
     def _centered(self, x: Array) -> Array:
         return x - self.xp.mean(x, axis=0, keepdims=True)
 
     def _matmat(self, x: Array) -> Array:
-        if self.center == "samples":
+        if self._compiled is not None:
+            y = self._compiled[0](x)
+        elif self.center == "samples":
             y = self.factor.rmatmat(self.factor.matmat(self._centered(x)))
             y = self._centered(y)
         else:

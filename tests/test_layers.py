@@ -8,7 +8,8 @@ import pytest
 ROOT = Path(__file__).parents[1]
 
 SPECDENS = """
-    _kernels.rows _kernels.csr _kernels.powers _kernels.__init__ _arrays _probes chebyshev results
+    _kernels.rows _kernels.csr _kernels.powers _kernels.gram _kernels.dense _kernels.__init__
+    _arrays _probes chebyshev results
     linear_operator explicit adapters operators recurrences lanczos quadrature moments bounds exact
     preparation gram_zeros structure union inertias pencils control sampling
     scalar_functions truncation estimation rules sampled planning krylov_basis deflation
@@ -21,7 +22,7 @@ SPECDENS = """
 """
 
 SEND = """
-    scores sensitivity hidden embeddings _generation sampling score_table scorer masking data
+    gram scores sensitivity hidden embeddings _generation sampling score_table scorer masking data
     tracking checkpoint world.words world.facts world.population world.rows world.tokens
     world.closed_world world.rates world.__init__ plotting callback trainer __init__ experiment demo
     cli __main__
@@ -29,8 +30,8 @@ SEND = """
 
 HOMES = {
     "specdens": {
-        "_kernels.rows", "_kernels.csr", "_kernels.powers", "_torch_batches", "_torch_graphs",
-        "torch",
+        "_kernels.rows", "_kernels.csr", "_kernels.powers", "_kernels.gram", "_kernels.dense",
+        "_torch_batches", "_torch_graphs", "torch",
     },
 }  # fmt: skip
 """The files that are loaded only where their heavy library is."""

@@ -13,7 +13,10 @@ from scipy.integrate import quad
 from torch.overrides import TorchFunctionMode
 
 import specdens
+from send import gram
 from send.scores import ees, eigenscore, paper_coefficients
+from specdens import operators
+from specdens._arrays import host_view
 
 LIBRARIES = {
     "numpy": np.asarray,
@@ -141,6 +144,126 @@ class TestEigenScore:
     def test_bad_input(self, e, options, text):
         with pytest.raises(ValueError, match=text):
             eigenscore(e, **options)
+
+
+@pytest.fixture
+def for_small_ones(monkeypatch):
+    """The ways of large matrices and batches, taken for small ones, in several portions."""
+    monkeypatch.setattr(gram, "LEAST_ENTRIES", 0)
+    monkeypatch.setattr(gram, "AT_ONCE", 500)
+    monkeypatch.setattr(operators, "LEAST_ENTRIES", 0)
+    monkeypatch.delenv("SPECDENS_KERNELS", raising=False)
+
+
+SHAPES = [(3, 60, 10), (2, 9, 20), (1, 70, 40), (2, 40, 70), (0, 5, 3), (0, 50, 40)]
+"""Few columns, more of them than rows, and many."""
+
+
+@pytest.mark.usefixtures("for_small_ones")
+class TestLargeOnes:
+    @library
+    @pytest.mark.parametrize("shape", SHAPES, ids=str)
+    @pytest.mark.parametrize(
+        ("dtype", "center"),
+        [
+            ("float32", "features"),
+            ("float64", "samples"),
+            ("float64", "none"),
+            ("int32", "features"),
+            ("complex128", "features"),
+        ],
+    )
+    def test_equal_small_ones(self, monkeypatch, to, shape, dtype, center):
+        e = (10 * np.random.default_rng(0).standard_normal(shape) + 3).astype(dtype)
+        found = eigenscore(to(e), center=center, scale="d-1")
+        assert tuple(found.shape) == shape[:1]
+        monkeypatch.setattr(gram, "LEAST_ENTRIES", math.inf)
+        expected = eigenscore(e, center=center, scale="d-1")
+        np.testing.assert_allclose(np.asarray(found), expected, rtol=0, atol=1e-10)
+        monkeypatch.setattr(gram, "LEAST_ENTRIES", 0)
+        monkeypatch.setenv("SPECDENS_KERNELS", "off")
+        found = eigenscore(to(e), center=center, scale="d-1")
+        np.testing.assert_allclose(np.asarray(found), expected, rtol=0, atol=1e-10)
+
+    @pytest.mark.parametrize("k", [10, 40])
+    @pytest.mark.parametrize("order", ["C", "F", "slices"])
+    def test_in_any_order_of_memory(self, k, order):
+        e = np.stack([embeddings(80, k, i) for i in range(3)]).astype(np.float32)
+        laid = {
+            "C": e,
+            "F": np.ascontiguousarray(e.swapaxes(1, 2)).swapaxes(1, 2),
+            "slices": np.repeat(e, 2, axis=2)[:, :, ::2],
+        }[order]
+        expected = [by_definition(m.astype(float)) for m in e]
+        assert eigenscore(laid) == pytest.approx(expected, abs=1e-9)
+        negative = torch.imag(torch.conj(torch.tensor(1j * laid.astype(np.complex64))))
+        assert negative.is_neg()
+        assert eigenscore(negative).tolist() == pytest.approx(expected, abs=1e-9)
+
+    @pytest.mark.parametrize("k", [10, 40])
+    def test_a_large_mean_costs_no_accuracy(self, k):
+        e = embeddings(200, k, 0)
+        shifted = (e + 1000).astype(np.float32)
+        found = eigenscore(shifted[None])[0]
+        assert found == pytest.approx(by_definition(shifted - 1000.0), abs=1e-9)
+
+    @pytest.mark.parametrize("k", [10, 40])
+    @pytest.mark.parametrize("alpha", [1e-14, 1e-9, 1e-3])
+    def test_equal_answers_and_an_alpha_near_rounding(self, monkeypatch, k, alpha):
+        """Where Cholesky is in doubt the eigenvalues decide, of these matrices alone."""
+        e = np.stack([embeddings(64, k, 0, distinct=2), 1e-3 * embeddings(64, k, 1)])
+        found = eigenscore(e, alpha=alpha)
+        monkeypatch.setattr(gram, "LEAST_ENTRIES", math.inf)
+        for i, one in enumerate(eigenscore(e, alpha=alpha)):
+            size = max(1e-10, 100 * np.finfo(float).eps * np.linalg.norm(e[i]) ** 2 / alpha)
+            assert abs(found[i] - one) <= size
+
+    @library
+    @pytest.mark.parametrize("k", [10, 40])
+    @pytest.mark.parametrize(
+        ("bad", "text"), [(np.nan, "NaN"), (np.inf, "NaN or infinity"), (1e200, "value of 1e.200")]
+    )
+    @pytest.mark.parametrize("everywhere", [False, True])
+    def test_errors_are_those_of_small_ones(self, to, k, bad, text, everywhere):
+        e = np.stack([embeddings(50, k, i) for i in range(3)])
+        e[1, slice(None) if everywhere else 4] = bad
+        for score in (eigenscore, ees):
+            with pytest.raises(ValueError, match=text):
+                score(to(e))
+
+    @pytest.mark.parametrize("dtype", ["float32", "float64"])
+    def test_ees_reads_embeddings_as_they_are(self, monkeypatch, dtype):
+        e = (embeddings(300, 80, 1) * np.geomspace(1, 0.3, 80) + 100).astype(dtype)
+        value, info = ees(e, moments=40, rng=0, return_info=True)
+        low, high = info.interval(0.9999)
+        assert low < eigenscore(e) < high
+        monkeypatch.setenv("SPECDENS_KERNELS", "off")
+        plain = ees(e, moments=40, rng=0)
+        assert value == pytest.approx(float(plain), abs=1e-3 if dtype == "float32" else 1e-9)
+        tiny = ees(e * np.asarray(1e-25, dtype), rng=0)  # whose squares single precision has not
+        assert tiny == pytest.approx(math.log(1e-3))
+
+    @pytest.mark.parametrize("shape", [(300, 60), (60, 300)], ids=str)
+    @pytest.mark.parametrize("smallest", [1.0, 1e-4])
+    def test_single_precision_is_taken_where_it_is_enough(self, monkeypatch, shape, smallest):
+        decay = np.geomspace(1, smallest, shape[1])
+        e = (embeddings(*shape, 0) * decay + 3).astype(np.float32)
+        exact = eigenscore(e)
+        monkeypatch.setattr(gram, "SINGLE_FROM", 0)
+        found = eigenscore(e)
+        assert found == pytest.approx(exact, abs=1e-5)
+        # Of more answers than features, centred, an eigenvalue is alpha: below single precision.
+        assert (found == exact) == (smallest < 1 or shape[0] < shape[1])
+        monkeypatch.setattr(gram, "SINGLE_ERROR", math.inf)
+        error = abs(eigenscore(e) - exact)
+        monkeypatch.setattr(gram, "SINGLE_ERROR", error)
+        assert abs(eigenscore(e) - exact) < error or error == 0  # it is told to be larger
+
+    def test_a_tensor_is_not_copied(self):
+        tensor = torch.zeros(3, 4)
+        assert np.shares_memory(host_view(tensor), tensor.numpy())
+        assert host_view(array_api_strict.zeros(3)) is None
+        assert host_view(tensor.to(torch.bfloat16)) is None
 
 
 @pytest.fixture
