@@ -27,7 +27,7 @@ from specdens.explicit import (
 )
 from specdens.linear_operator import NO_ADJOINT, LinearOperator
 
-__all__ = ["ForeignOperator", "aslinearoperator"]
+__all__ = ["ForeignOperator", "aslinearoperator", "home"]
 
 
 class ForeignOperator(LinearOperator):
@@ -229,7 +229,7 @@ def _is_torch_sparse(a: object) -> bool:
     return torch is not None and isinstance(a, torch.Tensor) and not is_array(a)
 
 
-def _home(a: Any, dtype: Any, like: Array | None) -> tuple[Any, Any, Any]:
+def home(a: Any, dtype: Any, like: Array | None) -> tuple[Any, Any, Any]:
     """Return the namespace, device and working dtype of something that is only applied."""
     dtype = dtype if dtype is not None else getattr(a, "dtype", None)
     if like is not None:
@@ -262,7 +262,7 @@ def _from_object(
     if len(shape) != 2:
         msg = f"A has shape {shape}; expected two dimensions."
         raise ValueError(msg)
-    xp, where, working = _home(a, dtype, like)
+    xp, where, working = home(a, dtype, like)
     if hasattr(a, "matmat"):
         product = _of_scipy(a.matmat) if _is_scipy(a) else a.matmat
     elif hasattr(a, "matvec"):
@@ -334,7 +334,7 @@ def _from_callable(
     if isinstance(n, bool) or not isinstance(n, (int, np.integer)) or n < 0:
         msg = f"n is {n!r}; expected the order of the matrix, an integer, at least 0."
         raise ValueError(msg)
-    xp, where, working = _home(a, dtype, like)
+    xp, where, working = home(a, dtype, like)
     adjoint = rmatmat if rmatmat is not None else (_by_columns(rmatvec) if rmatvec else None)
     return ForeignOperator(
         (n, n), matmat or _by_columns(a), adjoint,

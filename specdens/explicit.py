@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 
-from specdens import _kernels
 from specdens._arrays import (
     Array,
     device,
@@ -22,11 +21,14 @@ from specdens._arrays import (
     to_host,
     working_dtype,
 )
+from specdens._kernels import kernel
 from specdens.linear_operator import LinearOperator, Step
 from specdens.results import AccuracyWarning
 
 __all__ = [
+    "LEAST_ENTRIES",
     "RANGE",
+    "SQUARE_FLOPS",
     "DenseOperator",
     "ExplicitOperator",
     "SparseOperator",
@@ -88,6 +90,13 @@ class ExplicitOperator(LinearOperator):
     def dense(self) -> Array:
         """Return the matrix as a dense array in double precision, on its device."""
         raise NotImplementedError
+
+    def csc_on_host(self) -> Any:
+        """Return a sparse matrix as a SciPy CSC array in double precision, or None if it is none.
+
+        Also on a GPU, or if it is too large to be formed.
+        """
+        return None
 
     @cached_property
     def largest(self) -> float:
@@ -257,7 +266,7 @@ class SparseOperator(ExplicitOperator):
         """Return the compiled step, where numba is and the matrix is worth starting it."""
         if self.nnz < LEAST_ENTRIES or not isinstance(self.array.data, np.ndarray):
             return None
-        step = _kernels.kernel("csr", "csr_step")
+        step = kernel("csr", "csr_step")
         a = self.array
         return None if step is None else partial(step, a.indptr, a.indices, a.data)
 

@@ -8,7 +8,7 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-from specdens._arrays import Array, column_dots, eps
+from specdens._arrays import Array, column_dots, device, eps, namespace
 from specdens._kernels import padded_width
 from specdens.lanczos import NotHermitianError
 from specdens.linear_operator import LinearOperator, Step
@@ -125,8 +125,8 @@ def _fused_steps(
     ------
     array, ndarray, ndarray
     """
-    count = start.shape[1]
-    x, y = (np.zeros((len(start), width), dtype=start.dtype) for _ in range(2))
+    xp, (n, count) = namespace(start), start.shape
+    x, y = (xp.zeros((n, width), dtype=start.dtype, device=device(start)) for _ in range(2))
     x[:, :count] = start
     a = 1 / half
     while True:

@@ -17,7 +17,7 @@ from specdens._arrays import Array, adjoint, to_host
 from specdens.adapters import aslinearoperator
 from specdens.bounds import known_bounds
 from specdens.exact import NOISE, dense_of, slogdet, spectrum_is_small
-from specdens.explicit import DenseOperator, ExplicitOperator, SparseOperator, TorchSparseOperator
+from specdens.explicit import DenseOperator, ExplicitOperator, SparseOperator
 from specdens.linear_operator import LinearOperator
 from specdens.operators import Scaled, Sum
 from specdens.preparation import is_known_hermitian, square_operator
@@ -124,10 +124,10 @@ def combination(a: LinearOperator, b: LinearOperator, shift: complex) -> LinearO
 
 def definite_factor(b: ExplicitOperator) -> Factor:
     """Factor B; raise a ValueError if it is not positive definite to working precision."""
-    if isinstance(b, (SparseOperator, TorchSparseOperator)):
+    if not isinstance(b, DenseOperator):
         matrix = b.csc_on_host()
         if matrix is None:
-            msg = f"B is a sparse matrix on {b.device}. {HOW}."
+            msg = f"B is a sparse matrix on {b.device}, or too large. {HOW}."
             raise ValueError(msg)
         return _sparse_factor(b, matrix)
     return _dense_factor(b)

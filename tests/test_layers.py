@@ -8,16 +8,17 @@ import pytest
 ROOT = Path(__file__).parents[1]
 
 SPECDENS = """
-    _kernels.rows _kernels.csr _kernels.__init__ _arrays _probes chebyshev results
-    linear_operator explicit adapters operators lanczos quadrature moments bounds exact
-    preparation gram_zeros structure union inertias pencils control sampling
-    scalar_functions truncation estimation rules sampled planning krylov_basis deflation
-    prospects two_levels adaptive guarantee matrix_function _histories _autograd _batch
-    functions nonsymmetric determinants pseudo sketch tolerance effort leave_one_out
-    hutch_plus_plus traces diagonal_estimators diagonals application pairs green
-    quadratic_forms likelihood correlation spectral_density densities counting files
-    functionals spectral_run run_files extremes distribution recording spectra summaries
-    norms __init__ testing plotting cli __main__
+    _kernels.vectors _kernels.rows _kernels.csr _kernels.tiles _kernels.lattice
+    _kernels.__init__ _arrays _probes chebyshev results linear_operator explicit slices
+    bands adapters operators lattices lanczos quadrature moments bounds exact preparation
+    gram_zeros structure union inertias pencils control sampling scalar_functions truncation
+    estimation rules sampled planning krylov_basis deflation prospects two_levels adaptive
+    guarantee matrix_function _histories _autograd _batch functions nonsymmetric
+    determinants pseudo sketch tolerance effort leave_one_out hutch_plus_plus traces
+    diagonal_estimators diagonals application pairs green quadratic_forms likelihood
+    correlation spectral_density densities counting files functionals spectral_run run_files
+    extremes distribution recording spectra summaries norms __init__ testing plotting cli
+    __main__
 """
 
 SEND = """
@@ -27,7 +28,15 @@ SEND = """
     cli __main__
 """
 
-HOMES = {"specdens": {"_kernels.rows", "_kernels.csr"}}
+HOMES = {
+    "specdens": {
+        "_kernels.vectors",
+        "_kernels.rows",
+        "_kernels.csr",
+        "_kernels.tiles",
+        "_kernels.lattice",
+    }
+}
 """The files that are loaded only where their heavy library is."""
 
 HEAVY = {
