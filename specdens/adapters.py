@@ -19,6 +19,7 @@ from specdens._arrays import (
     namespace,
     working_dtype,
 )
+from specdens.bands import diagonals_of_dia, pays_as_diagonals
 from specdens.explicit import (
     DenseOperator,
     SparseOperator,
@@ -159,6 +160,8 @@ def aslinearoperator(
     if isinstance(A, LinearOperator):
         return A
     if _is_scipy_sparse(A):
+        if A.format == "dia" and pays_as_diagonals(A):
+            return diagonals_of_dia(A)
         return SparseOperator(A, default_namespace())
     if _is_cupy_sparse(A):
         return SparseOperator(A, namespace(A.data))

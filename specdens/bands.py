@@ -18,10 +18,11 @@ from specdens._arrays import (
     result_dtype,
     working_dtype,
 )
-from specdens.explicit import SQUARE_FLOPS
+from specdens._kernels import kernel
+from specdens.explicit import LEAST_ENTRIES, SQUARE_FLOPS
 from specdens.slices import Slice, SlicedOperator
 
-__all__ = ["Diagonals", "diagonals_of_dia"]
+__all__ = ["Diagonals", "diagonals_of_dia", "pays_as_diagonals"]
 
 
 class Diagonals(SlicedOperator):
@@ -185,6 +186,17 @@ def _slice(offset: int, count: int, first: int, shape: tuple[int, int]) -> Slice
     return Slice(
         (slice(row, row + length),), (slice(column, column + length),), first, constant=count == 1
     )
+
+
+def pays_as_diagonals(a: Any) -> bool:
+    """Whether a SciPy array in DIA format is better not made a CSR array, which has no zeros.
+
+    Without compiled code CSR is faster, and with many zeros it is smaller.
+    """
+    square, stored = a.shape[0] == a.shape[1], a.data.size
+    if not square or stored < LEAST_ENTRIES or kernel("lattice", "lattice_step") is None:
+        return False
+    return bool(3 * np.count_nonzero(a.data) >= 2 * stored)
 
 
 def diagonals_of_dia(a: Any) -> Diagonals:

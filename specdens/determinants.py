@@ -21,6 +21,7 @@ from specdens.exact import (
     lu_fits,
     slogdets,
     sparse_slogdet,
+    spectrum_is_small,
 )
 from specdens.exact import (
     slogdet as dense_slogdet,
@@ -391,7 +392,9 @@ def is_cheap(problem: Problem) -> bool:
         return dense_is_small(problem.op)
     if isinstance(problem.op, ExplicitOperator):
         matrix = problem.op.csc_on_host()
-        return matrix is not None and lu_fits(matrix, hermitian=problem.hermitian)
+        if matrix is None:
+            return spectrum_is_small(problem.op)
+        return lu_fits(matrix, hermitian=problem.hermitian)
     return False
 
 

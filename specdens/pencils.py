@@ -18,6 +18,7 @@ from specdens.adapters import aslinearoperator
 from specdens.bounds import known_bounds
 from specdens.exact import NOISE, dense_of, slogdet, spectrum_is_small
 from specdens.explicit import DenseOperator, ExplicitOperator, SparseOperator
+from specdens.inertias import sparse_on_host
 from specdens.linear_operator import LinearOperator
 from specdens.operators import Scaled, Sum
 from specdens.preparation import is_known_hermitian, square_operator
@@ -119,6 +120,11 @@ def combination(a: LinearOperator, b: LinearOperator, shift: complex) -> LinearO
     kinds = DenseOperator, SparseOperator
     if any(isinstance(a, kind) and isinstance(b, kind) for kind in kinds):
         return aslinearoperator(a.array + shift * b.array)  # type: ignore[attr-defined]  # of one of these kinds
+    matrices = sparse_on_host(a), sparse_on_host(b)
+    if a.xp.__name__.endswith("numpy") and all(matrix is not None for matrix in matrices):
+        found = aslinearoperator(matrices[0] + shift * matrices[1])
+        found.result_dtype = np.result_type(a.result_dtype, b.result_dtype)
+        return found
     return Sum(a, Scaled(b, shift))
 
 
