@@ -351,6 +351,14 @@ def test_operators_are_pickled():
         assert np.array_equal(to_host(again.dense()), to_host(op.dense()))
 
 
+def test_gradients_with_respect_to_the_shift():
+    shift = torch.tensor(0.5, dtype=torch.float64, requires_grad=True)
+    op = Stencil((6, 7), SQUARE, diagonal=torch.linspace(0, 1, 42, dtype=torch.float64))
+    specdens.logdet(op, shift=shift).backward()
+    exact = np.trace(np.linalg.inv(op.dense().numpy() + 0.5 * np.eye(42)))
+    assert abs(shift.grad.item() - exact) < 1e-10
+
+
 def test_a_stencil_that_is_not_hermitian():
     op = Stencil(6, {1: 2.0, 0: 3.0}, dtype=np.float64)
     assert not op.hermitian
