@@ -13,7 +13,7 @@ import numpy as np
 
 from specdens._arrays import Array, is_complex, on_cpu, power_of_two, to_host
 from specdens._kernels import WIDTHS, kernel, padded_width
-from specdens.explicit import LEAST_ENTRIES, ExplicitOperator
+from specdens.explicit import LEAST_ENTRIES, RANGE, ExplicitOperator
 from specdens.linear_operator import Step
 
 __all__ = ["Box", "Slice", "SlicedOperator"]
@@ -120,6 +120,19 @@ class SlicedOperator(ExplicitOperator):
             squares = float(self.xp.sum(self.xp.abs(entries) ** 2))
             total += squares * (one.size if one.constant else 1)
         return unit * math.sqrt(total)
+
+    @cached_property
+    def _power_traces(self) -> tuple[float, ...]:
+        """Return tr A and tr A^2, of constants without an array of all sites."""
+        norm, total = self.frobenius_norm(), 0.0
+        if not RANGE[0] < norm < RANGE[1]:
+            return ()
+        for one in self.slices:
+            if one.rows == one.columns:
+                entries = self._double(self._entries_of(one))
+                entries = self.xp.real(entries) if is_complex(entries) else entries
+                total += float(self.xp.sum(entries)) * (one.size if one.constant else 1)
+        return total, norm**2
 
     def absolute_row_sums(self) -> Array:
         """Return the sums of moduli over rows."""

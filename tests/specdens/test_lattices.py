@@ -302,7 +302,10 @@ def test_public_functions_see_the_matrix(make):
     assert specdens.inertia(op, shift=-4.05) == specdens.inertia(csr, shift=-4.05)
     _, determinant = specdens.inv_quad_logdet(op, np.ones(3000))
     assert abs(determinant - exact) < 1e-9 * abs(exact)
-    assert specdens.logdet(op, B=sp.eye_array(3000, format="csr")) == pytest.approx(exact)
+    moved = np.log(laplacian_eigenvalues(50, 60) + 1).sum()
+    for b in (sp.eye_array(3000, format="csr"), Stencil((50, 60), {(0, 0): 1.0})):
+        assert specdens.logdet(op, B=b) == pytest.approx(exact)
+        assert specdens.logdet(op, B=b, shift=1.0) == pytest.approx(moved)
 
 
 def test_periodic_lattices_are_exact_at_any_size():
