@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from specdens.adapters import aslinearoperator
     from specdens.application import VectorEstimate, apply_function
+    from specdens.bands import Diagonals
     from specdens.correlation import DoubleMoments, double_moments
     from specdens.counting import eigencount, spectral_bounds
     from specdens.densities import density, local_density
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from specdens.functions import trace_function
     from specdens.green import greens_function
     from specdens.inertias import Inertia, inertia
+    from specdens.lattices import Stencil
     from specdens.likelihood import inv_quad_logdet
     from specdens.norms import (
         condition_number,
@@ -81,6 +83,9 @@ __all__ = [
     "Shifted",
     "Scaled",
     "Sum",
+    # Matrices without indices
+    "Stencil",
+    "Diagonals",
     # Matrices made of smaller ones
     "Kronecker",
     "BlockDiagonal",
@@ -104,6 +109,7 @@ _HOME = {
     "aslinearoperator": "adapters",
     "VectorEstimate": "application",
     "apply_function": "application",
+    "Diagonals": "bands",
     "DoubleMoments": "correlation",
     "double_moments": "correlation",
     "eigencount": "counting",
@@ -119,6 +125,7 @@ _HOME = {
     "greens_function": "green",
     "Inertia": "inertias",
     "inertia": "inertias",
+    "Stencil": "lattices",
     "inv_quad_logdet": "likelihood",
     "condition_number": "norms",
     "effective_rank": "norms",

@@ -28,6 +28,7 @@ from specdens._histories import (
     SparseEntries,
     Tensor,
     entries_of,
+    has_entries,
     is_on,
     leaves,
     sources_of,
@@ -36,7 +37,7 @@ from specdens._histories import (
 from specdens._probes import DEFAULT_COUNT, Probes, gaussian
 from specdens.adapters import ForeignOperator
 from specdens.exact import dense_of
-from specdens.explicit import ExplicitOperator, TorchSparseOperator
+from specdens.explicit import TorchSparseOperator
 from specdens.lanczos import tridiagonalize
 from specdens.linear_operator import LinearOperator
 from specdens.matrix_function import function_times
@@ -97,14 +98,14 @@ def with_gradient(
     sampled = _Sampled(
         problem, f, _probes(problem, estimate, goal, probes), _steps(estimate, goal, problem)
     )
-    if isinstance(problem.op, ExplicitOperator):
+    if has_entries(problem.op):
         return _by_entries(value, sampled, shift)
     return _by_products(value, sampled, shift)
 
 
 def _is_formed(problem: Problem, estimate: Estimate) -> bool:
     """Whether the exact derivative may be formed, as a sparse or a dense matrix."""
-    explicit = isinstance(problem.op, ExplicitOperator)
+    explicit = has_entries(problem.op)
     return explicit or problem.n <= max(LARGEST_FORMED, estimate.matvecs)
 
 
@@ -307,7 +308,7 @@ def _with_shift(live: Tensor | None, shift: Any) -> tuple[list[Tensor], Callable
 
 def _exact(value: Tensor, problem: Problem, f: ScalarFunction, shift: Any) -> Tensor:
     op = problem.op
-    if not isinstance(op, ExplicitOperator):
+    if not has_entries(op):
         live = with_history(op)
         product = _recomputed(lambda: _plus(live.columns(), shift))
         return _of_product(value, lambda: _derivative(problem, f), product, op)

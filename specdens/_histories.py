@@ -24,6 +24,7 @@ __all__ = [
     "SparseEntries",
     "Tensor",
     "entries_of",
+    "has_entries",
     "has_history",
     "is_followed",
     "is_on",
@@ -128,6 +129,11 @@ def _stored(source: Tensor) -> Tensor:
     if source.layout == sys.modules["torch"].sparse_csr:
         return source.values()  # Torch can convert layouts with a history of real numbers only
     return source.to_sparse_coo().coalesce().values()
+
+
+def has_entries(op: LinearOperator) -> bool:
+    """Whether the entries of op are stored one by one, so that each may have a derivative."""
+    return isinstance(op, (DenseOperator, TorchSparseOperator))
 
 
 def entries_of(op: LinearOperator) -> DenseEntries | SparseEntries:

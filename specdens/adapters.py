@@ -20,6 +20,7 @@ from specdens._arrays import (
     namespace,
     working_dtype,
 )
+from specdens.bands import diagonals_of_dia, pays_as_diagonals
 from specdens.explicit import (
     DenseOperator,
     SparseOperator,
@@ -28,7 +29,7 @@ from specdens.explicit import (
 )
 from specdens.linear_operator import NO_ADJOINT, LinearOperator
 
-__all__ = ["ForeignOperator", "aslinearoperator"]
+__all__ = ["ForeignOperator", "aslinearoperator", "home"]
 
 
 class ForeignOperator(LinearOperator):
@@ -194,6 +195,8 @@ def aslinearoperator(
 def _explicit(a: Any, compute_dtype: Any) -> LinearOperator | None:
     """Return a matrix whose entries are at hand as an operator, None for anything else."""
     if _is_scipy_sparse(a):
+        if a.format == "dia" and compute_dtype is None and pays_as_diagonals(a):
+            return diagonals_of_dia(a)
         return SparseOperator(a, default_namespace(), compute_dtype)
     if _is_cupy_sparse(a):
         return SparseOperator(a, namespace(a.data), compute_dtype)
@@ -266,7 +269,7 @@ def _is_torch_sparse(a: object) -> bool:
     return torch is not None and isinstance(a, torch.Tensor) and not is_array(a)
 
 
-def _home(a: Any, dtype: Any, like: Array | None) -> tuple[Any, Any, Any]:
+def home(a: Any, dtype: Any, like: Array | None) -> tuple[Any, Any, Any]:
     """Return the namespace, device and working dtype of something that is only applied."""
     dtype = dtype if dtype is not None else getattr(a, "dtype", None)
     if like is not None:
@@ -299,7 +302,7 @@ def _from_object(
     if len(shape) != 2:
         msg = f"A has shape {shape}; expected two dimensions."
         raise ValueError(msg)
-    xp, where, working = _home(a, dtype, like)
+    xp, where, working = home(a, dtype, like)
     if hasattr(a, "matmat"):
         product = _of_scipy(a.matmat) if _is_scipy(a) else a.matmat
     elif hasattr(a, "matvec"):
@@ -371,7 +374,7 @@ def _from_callable(
     if isinstance(n, bool) or not isinstance(n, (int, np.integer)) or n < 0:
         msg = f"n is {n!r}; expected the order of the matrix, an integer, at least 0."
         raise ValueError(msg)
-    xp, where, working = _home(a, dtype, like)
+    xp, where, working = home(a, dtype, like)
     adjoint = rmatmat if rmatmat is not None else (_by_columns(rmatvec) if rmatvec else None)
     return ForeignOperator(
         (n, n), matmat or _by_columns(a), adjoint,

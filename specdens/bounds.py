@@ -62,7 +62,7 @@ def stated_bounds(bounds: Any) -> SpectralBounds:
 def known_bounds(op: LinearOperator) -> SpectralBounds:
     """Return what is known of a Hermitian operator without a product; ends may be infinite."""
     low, high, how = op.lower, op.upper, "construction"
-    if isinstance(op, ExplicitOperator) and op.shape[0]:
+    if isinstance(op, ExplicitOperator) and op.shape[0] and not math.isfinite(high - low):
         low, high = gershgorin(op)
         how = "Gershgorin"
     return SpectralBounds(

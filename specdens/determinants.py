@@ -21,11 +21,12 @@ from specdens.exact import (
     lu_fits,
     slogdets,
     sparse_slogdet,
+    spectrum_is_small,
 )
 from specdens.exact import (
     slogdet as dense_slogdet,
 )
-from specdens.explicit import DenseOperator, ExplicitOperator, SparseOperator, TorchSparseOperator
+from specdens.explicit import DenseOperator, ExplicitOperator
 from specdens.functions import estimated_trace
 from specdens.lanczos import NotHermitianError
 from specdens.nonsymmetric import log_of_singular_values
@@ -389,9 +390,11 @@ def is_cheap(problem: Problem) -> bool:
     """Whether a factorisation is within the limits of ``method="auto"``."""
     if isinstance(problem.op, DenseOperator):
         return dense_is_small(problem.op)
-    if isinstance(problem.op, (SparseOperator, TorchSparseOperator)):
+    if isinstance(problem.op, ExplicitOperator):
         matrix = problem.op.csc_on_host()
-        return matrix is not None and lu_fits(matrix, hermitian=problem.hermitian)
+        if matrix is None:
+            return spectrum_is_small(problem.op)
+        return lu_fits(matrix, hermitian=problem.hermitian)
     return False
 
 
@@ -423,7 +426,7 @@ def _judged(found: Factored, matvecs: int) -> tuple[complex, Estimate]:
 def _factored(problem: Problem) -> tuple[Factored, int]:
     """Return the factored matrix and the products that forming it took."""
     op = problem.op
-    if isinstance(op, (SparseOperator, TorchSparseOperator)):
+    if isinstance(op, ExplicitOperator):
         matrix = op.csc_on_host()
         if matrix is not None:
             if problem.shift:

@@ -26,7 +26,9 @@ from specdens.linear_operator import LinearOperator, Step
 from specdens.results import AccuracyWarning
 
 __all__ = [
+    "LEAST_ENTRIES",
     "RANGE",
+    "SQUARE_FLOPS",
     "DenseOperator",
     "ExplicitOperator",
     "SparseOperator",
@@ -91,6 +93,13 @@ class ExplicitOperator(LinearOperator):
     def dense(self) -> Array:
         """Return the matrix as a dense array in double precision, on its device."""
         raise NotImplementedError
+
+    def csc_on_host(self) -> Any:
+        """Return a sparse matrix as a SciPy CSC array in double precision, or None if it is none.
+
+        Also on a GPU, or if it is too large to be formed.
+        """
+        return None
 
     @cached_property
     def largest(self) -> float:

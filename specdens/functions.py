@@ -15,7 +15,7 @@ from specdens._probes import Probes, key_of
 from specdens.adapters import aslinearoperator
 from specdens.adaptive import adaptive_trace
 from specdens.estimation import ILL_CONDITIONED, OVERFLOW, SINGULAR, advice
-from specdens.exact import UNIT, Factored, dense_of, slogdet, slogdets
+from specdens.exact import UNIT, Factored, dense_of, slogdet, slogdets, spectrum_is_small
 from specdens.explicit import ExplicitOperator
 from specdens.guarantee import guaranteed_trace
 from specdens.pencils import whitened
@@ -250,7 +250,7 @@ def _exact(problem: Problem, f: ScalarFunction) -> Estimate:
     """Return tr f(A) from all eigenvalues; log of a positive definite matrix by Cholesky."""
     op = problem.op
     explicit = isinstance(op, ExplicitOperator)
-    if not explicit and eigenvalues_are_cheap(op):
+    if eigenvalues_are_cheap(op) and not spectrum_is_small(op):
         spectrum, matvecs = eigenvalues(op)
         estimate = trace_of_eigenvalues(op.xp, spectrum + problem.real_shift, f)
     else:

@@ -15,8 +15,8 @@ from array_api_compat import is_numpy_array
 
 from specdens._arrays import Array, adjoint, default_namespace, is_complex, namespace, to_host
 from specdens._probes import gaussian
-from specdens.exact import UNIT, balanced, dense_of, slogdet
-from specdens.explicit import ExplicitOperator, SparseOperator, TorchSparseOperator
+from specdens.exact import UNIT, balanced, dense_of, slogdet, spectrum_is_small
+from specdens.explicit import ExplicitOperator
 from specdens.linear_operator import LinearOperator
 from specdens.preparation import Problem, prepare, require_hermitian
 from specdens.quadrature import noise_of
@@ -116,6 +116,8 @@ def _inertia(problem: Problem) -> Inertia:
         return _of_low_rank(problem, op)
     if isinstance(op, Kronecker) and op.hermitian and not problem.shift:
         return _of_product([_inertia(prepare(factor, hermitian=True)) for factor in op.factors])
+    if eigenvalues_are_cheap(op) and not spectrum_is_small(op):
+        return _signs(eigenvalues(op)[0], problem.real_shift)
     matrix = sparse_on_host(op)
     if matrix is not None:
         certain = sparse_inertia(combined(matrix, None, problem.real_shift))
@@ -265,7 +267,7 @@ def _equilibrating(a: np.ndarray[Any, Any]) -> np.ndarray[Any, Any] | None:
 
 def sparse_on_host(op: LinearOperator) -> Any:
     """Return a sparse matrix as a SciPy CSC array, or None if op is none or lies on a GPU."""
-    return op.csc_on_host() if isinstance(op, (SparseOperator, TorchSparseOperator)) else None
+    return op.csc_on_host() if isinstance(op, ExplicitOperator) else None
 
 
 def combined(a: Any, b: Any, shift: float) -> Any:

@@ -14,7 +14,7 @@ from specdens.application import columns_like
 from specdens.determinants import is_cheap
 from specdens.estimation import CONTRADICTED, summed
 from specdens.exact import NOISE, UNIT, dense_of, slogdet
-from specdens.explicit import SparseOperator, TorchSparseOperator
+from specdens.explicit import ExplicitOperator
 from specdens.lanczos import Tridiagonal, tridiagonalize
 from specdens.operators import Counting
 from specdens.preparation import (
@@ -136,7 +136,7 @@ def inv_quad_logdet(
 def _factored(problem: Problem, block: Array) -> tuple[tuple[Estimate, ...], Estimate]:
     """Return both values by a factorisation."""
     xp, op = problem.op.xp, problem.op
-    if isinstance(op, (SparseOperator, TorchSparseOperator)) and op.csc_on_host() is not None:
+    if isinstance(op, ExplicitOperator) and op.csc_on_host() is not None:
         return _factored_sparse(problem, block)
     a = dense_of(op, problem.real_shift)
     found = slogdet(a, hermitian=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, TypeAlias
@@ -180,6 +181,14 @@ class LinearOperator(ABC):
             rmatvec=product(lambda x: self.rmatmat(self.xp.reshape(x, (-1, 1)))),
             rmatmat=product(self.rmatmat),
         )
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Return what is pickled: modules are not, the namespace goes by its name."""
+        return {**self.__dict__, "xp": self.xp.__name__}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Find the namespace again."""
+        self.__dict__.update(state, xp=importlib.import_module(state["xp"]))
 
     def __repr__(self) -> str:
         rows, columns = self.shape

@@ -17,7 +17,8 @@ from specdens._arrays import Array, adjoint, to_host
 from specdens.adapters import aslinearoperator
 from specdens.bounds import known_bounds
 from specdens.exact import NOISE, dense_of, slogdet, spectrum_is_small
-from specdens.explicit import DenseOperator, ExplicitOperator, SparseOperator, TorchSparseOperator
+from specdens.explicit import DenseOperator, ExplicitOperator, SparseOperator
+from specdens.inertias import sparse_on_host
 from specdens.linear_operator import LinearOperator
 from specdens.operators import Scaled, Sum
 from specdens.preparation import is_known_hermitian, square_operator
@@ -119,15 +120,20 @@ def combination(a: LinearOperator, b: LinearOperator, shift: complex) -> LinearO
     kinds = DenseOperator, SparseOperator
     if any(isinstance(a, kind) and isinstance(b, kind) for kind in kinds):
         return aslinearoperator(a.array + shift * b.array)  # type: ignore[attr-defined]  # of one of these kinds
+    matrices = sparse_on_host(a), sparse_on_host(b)
+    if a.xp.__name__.endswith("numpy") and all(matrix is not None for matrix in matrices):
+        found = aslinearoperator(matrices[0] + shift * matrices[1])
+        found.result_dtype = np.result_type(a.result_dtype, b.result_dtype)
+        return found
     return Sum(a, Scaled(b, shift))
 
 
 def definite_factor(b: ExplicitOperator) -> Factor:
     """Factor B; raise a ValueError if it is not positive definite to working precision."""
-    if isinstance(b, (SparseOperator, TorchSparseOperator)):
+    if not isinstance(b, DenseOperator):
         matrix = b.csc_on_host()
         if matrix is None:
-            msg = f"B is a sparse matrix on {b.device}. {HOW}."
+            msg = f"B is a sparse matrix on {b.device}, or too large. {HOW}."
             raise ValueError(msg)
         return _sparse_factor(b, matrix)
     return _dense_factor(b)

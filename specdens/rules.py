@@ -17,8 +17,9 @@ from specdens._arrays import adjoint, is_complex, to_host
 from specdens._probes import key_of, key_of_part
 from specdens.bounds import known_bounds
 from specdens.estimation import SINGULAR
-from specdens.exact import UNIT, parity
+from specdens.exact import UNIT, parity, spectrum_is_small
 from specdens.exact import slogdet as dense_slogdet
+from specdens.lattices import Stencil
 from specdens.linear_operator import LinearOperator
 from specdens.operators import Scaled, Shifted, Sum
 from specdens.preparation import Problem, prepare
@@ -136,7 +137,7 @@ def determinant_by_parts(
     """
     if exact and isinstance(problem.op, DiagonalPlusLowRank):
         sign, estimate = _low_rank_determinant(problem, problem.op)
-    elif exact and _is_shifted_product(problem):
+    elif exact and (_is_shifted_product(problem) or _is_periodic(problem)):
         sign, estimate = _product_of_eigenvalues(problem)
     else:
         rule = _determinant_rule(problem)
@@ -204,6 +205,13 @@ def _is_shifted_product(problem: Problem) -> bool:
     op = problem.op
     product = isinstance(op, Kronecker) and bool(op.hermitian)
     return product and bool(problem.shift) and eigenvalues_are_cheap(op)
+
+
+def _is_periodic(problem: Problem) -> bool:
+    """Whether A is a periodic lattice whose eigenvalues cost less than a factorisation."""
+    op = problem.op
+    large = isinstance(op, Stencil) and not spectrum_is_small(op)
+    return large and bool(op.hermitian) and eigenvalues_are_cheap(op)
 
 
 def _product_of_eigenvalues(problem: Problem) -> Signed:

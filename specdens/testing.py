@@ -107,7 +107,9 @@ def rotated(eigenvalues: Any, *, rng: Any = 0) -> LinearOperator:
 
 
 def laplacian(*shape: int, boundary: str = "dirichlet") -> Any:
-    """Return the Laplacian ``-Delta`` of a lattice of any dimension, unit spacing.
+    """Return the Laplacian ``-Delta`` of a lattice of any dimension, unit spacing, as a matrix.
+
+    `specdens.Stencil` is a lattice without one.
 
     Parameters
     ----------

@@ -5,11 +5,12 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, replace
 
-from specdens._arrays import Array
+from specdens._arrays import Array, is_complex
 from specdens.adapters import aslinearoperator
 from specdens.exact import dense_of, spectrum_is_small
 from specdens.explicit import ExplicitOperator
 from specdens.gram_zeros import without_zeros
+from specdens.lattices import Stencil
 from specdens.linear_operator import LinearOperator
 from specdens.operators import Gram, Scaled, Shifted
 from specdens.preparation import Problem, prepare
@@ -18,7 +19,7 @@ from specdens.structure import BlockDiagonal, DiagonalPlusLowRank, Kronecker, Pe
 __all__ = ["Union", "eigenvalues", "eigenvalues_are_cheap", "singular_values", "union"]
 
 MOST_EIGENVALUES = 2**26
-"""Eigenvalues of a Kronecker product that are formed: half a gigabyte."""
+"""Eigenvalues of a Kronecker product or of a lattice that are formed: half a gigabyte."""
 
 
 @dataclass(frozen=True)
@@ -89,8 +90,13 @@ def eigenvalues_are_cheap(op: LinearOperator) -> bool:
         return op.level is not None
     sources = _sources(op)
     if sources is None:
-        return spectrum_is_small(op)
+        return spectrum_is_small(op) or _has_symbol(op)
     return all(eigenvalues_are_cheap(source) for source in sources)
+
+
+def _has_symbol(op: LinearOperator) -> bool:
+    """Whether plane waves are eigenvectors of op."""
+    return isinstance(op, Stencil) and op.circulant and op.shape[0] <= MOST_EIGENVALUES
 
 
 def eigenvalues(op: LinearOperator) -> tuple[Array, int]:
@@ -110,6 +116,9 @@ def _unsorted(op: LinearOperator) -> tuple[Array, int]:
     if isinstance(op, Gram):
         rest, _ = without_zeros(op)
         return _filled(op, xp.linalg.eigvalsh(dense_of(rest)), op.shift), rest.shape[0]
+    if isinstance(op, Stencil) and _has_symbol(op):
+        symbol = xp.reshape(op.symbol(), (-1,))
+        return xp.real(symbol) if is_complex(symbol) else symbol, 0  # Hermitian up to rounding
     sources = _sources(op)
     if sources is None:
         explicit = isinstance(op, ExplicitOperator)
@@ -137,6 +146,8 @@ def singular_values(op: LinearOperator) -> Array | None:
     xp = op.xp
     if spectrum_is_small(op):
         return xp.linalg.svdvals(dense_of(op))
+    if isinstance(op, Stencil) and _has_symbol(op):
+        return xp.abs(xp.reshape(op.symbol(), (-1,)))
     if isinstance(op, (Permuted, Scaled)):
         values = singular_values(op.base)
         return values if values is None or isinstance(op, Permuted) else abs(op.factor) * values

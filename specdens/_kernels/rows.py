@@ -13,9 +13,9 @@ from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-__all__ = ["update_row"]
+from specdens._kernels.vectors import LONG, Vectors
 
-LONG = ir.IntType(64)
+__all__ = ["update_row"]
 
 
 @intrinsic
@@ -48,11 +48,8 @@ class _Row:
     """The code of one row, for a number of real columns and a type."""
 
     def __init__(self, width: int, entry: Any, column: Any) -> None:
-        self.width, self.complex = width, isinstance(entry, types.Complex)
-        self.bits = column.bitwidth
-        self.scalar = ir.DoubleType() if self.bits == 64 else ir.FloatType()
-        self.vector = ir.VectorType(self.scalar, width)
-        self.wide = ir.VectorType(ir.DoubleType(), width)
+        self.complex = isinstance(entry, types.Complex)
+        self.vectors = Vectors(width, column.bitwidth)
 
     def generate(self, context: Any, builder: Any, signature: Any, args: Any) -> Any:
         """Emit the code: numba's protocol for intrinsics."""
@@ -68,67 +65,29 @@ class _Row:
             )
         }
         _, _, start, stop, _, _, row, *_ = args
-        product = self._product(builder, pointers, start, stop)
-        x, y = (self._load(builder, pointers[name], row) for name in "xy")
-        a, b, c = (self._load(builder, pointers["abc"], ir.Constant(LONG, k)) for k in range(3))
-        y = self._fma(builder, a, product, self._fma(builder, b, x, builder.fmul(c, y)))
-        place = self._at(builder, pointers["y"], row, self.vector)
-        builder.store(y, place).align = self.bits // 8
-        if self.bits == 32:
-            x, y = builder.fpext(x, self.wide), builder.fpext(y, self.wide)
-        for k, other in enumerate((y, x)):
-            place = self._at(builder, pointers["dots"], ir.Constant(LONG, k), self.wide)
-            old = builder.load(place)
-            old.align = 8
-            builder.store(self._fma(builder, y, other, old), place).align = 8
+        v, product = self.vectors, self._product(builder, pointers, start, stop)
+        abc, dots = v.load_all(builder, pointers["abc"], 3), v.load_dots(builder, pointers["dots"])
+        dots = v.finish(builder, pointers["x"], pointers["y"], row, abc, product, dots)
+        v.store_dots(builder, pointers["dots"], dots)
         return context.get_dummy_value()
 
     def _product(self, builder: Any, pointers: Any, start: Any, stop: Any) -> Any:
         """Return ``(A x)[row]``; of complex entries in two sums, one of which is turned last."""
-        sums = [cgutils.alloca_once(builder, self.vector) for _ in range(1 + self.complex)]
+        v = self.vectors
+        sums = [cgutils.alloca_once(builder, v.vector) for _ in range(1 + self.complex)]
         for place in sums:
-            builder.store(ir.Constant(self.vector, [0.0] * self.width), place)
-        parts = builder.bitcast(pointers["data"], self.scalar.as_pointer())
+            builder.store(v.zero, place)
+        parts = builder.bitcast(pointers["data"], v.scalar.as_pointer())
         with cgutils.for_range_slice(builder, start, stop, ir.Constant(LONG, 1)) as (k, _):
             column = builder.load(builder.gep(pointers["indices"], [k]))
             column = column if column.type.width == 64 else builder.sext(column, LONG)
-            x = self._load(builder, pointers["x"], column)
+            x = v.load(builder, pointers["x"], column)
             for part, place in enumerate(sums):
                 index = builder.add(builder.mul(k, ir.Constant(LONG, len(sums))),
                                     ir.Constant(LONG, part))  # fmt: skip
-                entry = self._splat(builder, builder.load(builder.gep(parts, [index])))
-                builder.store(self._fma(builder, entry, x, builder.load(place)), place)
+                entry = v.splat(builder, builder.load(builder.gep(parts, [index])))
+                builder.store(v.fma(builder, entry, x, builder.load(place)), place)
         total = builder.load(sums[0])
         if not self.complex:
             return total
-        return builder.fadd(total, self._times_i(builder, builder.load(sums[1])))
-
-    def _times_i(self, builder: Any, v: Any) -> Any:
-        """Return i v of interleaved real and imaginary parts: (re, im) becomes (-im, re)."""
-        swapped = [k + 1 if k % 2 == 0 else k - 1 for k in range(self.width)]
-        order = ir.Constant(ir.VectorType(ir.IntType(32), self.width), swapped)
-        turned = builder.shuffle_vector(v, ir.Constant(self.vector, ir.Undefined), order)
-        return builder.fmul(turned, ir.Constant(self.vector, [-1.0, 1.0] * (self.width // 2)))
-
-    def _fma(self, builder: Any, a: Any, b: Any, c: Any) -> Any:
-        bits = 32 if a.type.element == ir.FloatType() else 64
-        kind = ir.FunctionType(a.type, [a.type] * 3)
-        name = f"llvm.fma.v{self.width}f{bits}"
-        return builder.call(cgutils.get_or_insert_function(builder.module, kind, name), [a, b, c])
-
-    def _splat(self, builder: Any, value: Any) -> Any:
-        undefined = ir.Constant(self.vector, ir.Undefined)
-        first = builder.insert_element(undefined, value, ir.Constant(ir.IntType(32), 0))
-        zeros = ir.Constant(ir.VectorType(ir.IntType(32), self.width), [0] * self.width)
-        return builder.shuffle_vector(first, undefined, zeros)
-
-    def _at(self, builder: Any, base: Any, row: Any, vector: Any) -> Any:
-        """Return a pointer to a row of a block, as a vector."""
-        base = builder.bitcast(base, vector.element.as_pointer())
-        place = builder.gep(base, [builder.mul(row, ir.Constant(LONG, self.width))])
-        return builder.bitcast(place, vector.as_pointer())
-
-    def _load(self, builder: Any, base: Any, row: Any) -> Any:
-        loaded = builder.load(self._at(builder, base, row, self.vector))
-        loaded.align = self.bits // 8  # NumPy promises no more
-        return loaded
+        return builder.fadd(total, v.times_i(builder, builder.load(sums[1])))
