@@ -237,8 +237,8 @@ def _fast_coefficients(
     ----------
     Paige, J. Inst. Maths Applics 10, 373 (1972), algorithm A1 (2, 7).
     """
-    xp = op.xp
     squares, _ = step(x, y, 0.0, 1.0, 0.0)
+    xp = namespace(squares)
     beta, c = xp.sqrt(squares), 0.0
     size, zero, one = xp.zeros_like(beta), xp.zeros_like(beta), xp.ones_like(beta)
     for _ in range(min(steps, x.shape[0])):

@@ -30,8 +30,6 @@ SEND = """
 
 HOMES = {
     "specdens": {
-HOMES = {
-    "specdens": {
         "_kernels.vectors", "_kernels.rows", "_kernels.csr", "_kernels.powers", "_kernels.gram",
         "_kernels.dense", "_kernels.tiles", "_kernels.lattice",
         "_torch_batches", "_torch_graphs", "torch",
