@@ -184,11 +184,11 @@ def batches(count: int, chunk: int, *, runs: int) -> list[Row]:
     return found
 
 
-def rows(*, quick: bool = False) -> list[Row]:
-    """Return all rows; with `quick`, of small shapes."""
+def rows(settings: Any = None) -> list[Row]:
+    """Return all rows; where ``settings.quick`` says so, of small shapes."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", specdens.AccuracyWarning)
-        if quick:
+        if settings is not None and settings.quick:
             return [
                 *large(2048, 500, "float32", svd_once=False, target=4, runs=2),
                 *estimated(4000, 1000, "float32", runs=2),
@@ -207,7 +207,7 @@ def main() -> None:
     """Print the rows as JSON lines."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--quick", action="store_true", help="small shapes, to try the script")
-    for row in rows(quick=parser.parse_args().quick):
+    for row in rows(parser.parse_args()):
         print(json.dumps(row))
 
 

@@ -207,7 +207,8 @@ def ees(
     Products are in float64; but those with a float32 matrix of 2^20 numbers or more, ``K <= d``, on
     the CPU are in float32, their inner products in float64, and what that may cost is part of
     the truncation error. Such a matrix, of float64 too, is read once for both products and all
-    probes, by compiled code, and is not copied if K is contiguous. Pass float64 for products in it.
+    probes, by compiled code, and is not copied if K is contiguous; without numba a copy in float64
+    is. Pass float64 for products in it.
 
     The published listing standardises each feature over the K answers, divides by the largest
     singular value, and sums ``c_m tr T_m(H) / K`` for m = 0..M with
