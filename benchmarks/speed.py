@@ -63,7 +63,7 @@ def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--only", nargs="+", choices=PARTS)
     parser.add_argument("--quick", action="store_true")
-    parser.add_argument("--side", type=int, help="of the lattices, at least 27 (default 100)")
+    parser.add_argument("--side", type=int, help="of the lattices, at least 34 (default 100)")
     parser.add_argument("--order", type=int, help="of the dense matrices (default 4000)")
     parser.add_argument("--repeats", type=int, help="turns that count (default 7)")
     parser.add_argument("--peers", type=Path, default=Settings.peers)

@@ -11,9 +11,7 @@ from pathlib import Path
 from speed_settings import Settings
 from timing import Job, Row, compared, interleaved, row
 
-IMPORT = (
-    "import time; started = time.perf_counter(); import {}; print(time.perf_counter() - started)"
-)
+IMPORT = "import time; started = time.perf_counter(); {}; print(time.perf_counter() - started)"
 
 CALL = """
 import time, warnings
