@@ -44,12 +44,15 @@ __all__ = [
     "scalar",
     "to_host",
     "working_dtype",
+    "zero_block",
 ]
 
 Array: TypeAlias = Any
 """An array of any library that follows the Python array API standard."""
 
 namespace = array_namespace
+
+CACHE_LINE = 64
 
 
 def is_array(x: object) -> bool:
@@ -73,6 +76,16 @@ def as_dense(a: Array, *, name: str = "A") -> Array:
             return np.asarray(a)
         return a.detach() if is_torch_array(a) else a
     return np.asarray(a)
+
+
+def zero_block(xp: Any, shape: tuple[int, int], dtype: Any, where: Any) -> Array:
+    """Return an array of zeros; NumPy's begins at a cache line, so that few rows straddle two."""
+    if not xp.__name__.endswith("numpy"):
+        return xp.zeros(shape, dtype=dtype, device=where)
+    size = math.prod(shape) * np.dtype(dtype).itemsize
+    raw = np.zeros(size + CACHE_LINE, np.uint8)
+    first = -raw.ctypes.data % CACHE_LINE
+    return raw[first : first + size].view(dtype).reshape(shape)
 
 
 def is_complex(x: Array) -> bool:

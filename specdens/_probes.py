@@ -21,10 +21,14 @@ from specdens._arrays import (
     as_dense,
     column_dots,
     device,
+    host_view,
     is_array,
+    is_complex,
     namespace,
     require_finite,
+    zero_block,
 )
+from specdens._kernels import kernel
 
 __all__ = [
     "DISTRIBUTIONS",
@@ -56,6 +60,9 @@ ROWS_OF_A_BLOCK = 128
 """Rows whose signs come from one counter."""
 
 NUMBERS_AT_ONCE = 2**20
+
+LEAST_SIGNS = 2**22
+"""With fewer, loading compiled code takes longer than what it saves."""
 
 PARTS = 2**20
 """A stream of its own: the keys of the parts of a structured matrix."""
@@ -169,6 +176,9 @@ def signs(
     -------
     array, shape (n, len(columns))
     """
+    out = zero_block(xp, (n, len(columns)), dtype, where)
+    if n * len(columns) >= LEAST_SIGNS and _filled_by_kernel(out, columns.start, key, stream):
+        return out
 
     def rows_of(rows: range) -> Array:
         real = 1 - 2 * xp.astype(_bits(xp, where, rows, columns, key, stream), dtype)
@@ -177,7 +187,16 @@ def signs(
         turned = xp.astype(_bits(xp, where, rows, columns, key, stream + 1), dtype)
         return real * (1 + (1j - 1) * turned)
 
-    return _by_slabs(rows_of, xp.empty((n, len(columns)), dtype=dtype, device=where))
+    return _by_slabs(rows_of, out)
+
+
+def _filled_by_kernel(out: Array, first: int, key: int, stream: int) -> bool:
+    """Fill a real block on the host by compiled code, to the same bits; say if that was done."""
+    host, fill = host_view(out), kernel("signs", "fill_signs")
+    if host is None or fill is None or is_complex(out):
+        return False
+    fill(host, first, key, stream)
+    return True
 
 
 def _by_slabs(rows_of: Callable[[range], Array], out: Array) -> Array:
@@ -213,7 +232,7 @@ def gaussian(
         normal = radius * xp.cos(2 * math.pi * uniform[:, 1::2, :])
         return xp.astype(xp.reshape(normal, (-1, len(columns)))[: len(rows), :], dtype)
 
-    return _by_slabs(rows_of, xp.empty((n, len(columns)), dtype=dtype, device=where))
+    return _by_slabs(rows_of, zero_block(xp, (n, len(columns)), dtype, where))
 
 
 def sphere(

@@ -39,8 +39,8 @@ __all__ = [
 SQUARE_FLOPS = 32
 """Multiplications in A^2, as a multiple of A's entries, up to which tr A^3 and tr A^4 are cheap."""
 
-SQUARE_FLOPS_STORED = 8
-"""The same for a large matrix whose square is stored: SciPy's takes ten times as long."""
+SQUARE_FLOPS_LARGE, SQUARE_FLOPS_STORED = 16, 8
+"""The same for a large matrix, where time counts, by compiled code and by SciPy's square."""
 
 SQUARED_AT_ONCE = 2**24
 
@@ -309,11 +309,11 @@ class SparseOperator(ExplicitOperator):
             return first
         large = self.nnz >= LEAST_ENTRIES
         fast = kernel("powers", "third_and_fourth") if large else None
+        if large and flops > (SQUARE_FLOPS_STORED if fast is None else SQUARE_FLOPS_LARGE):
+            return first
         if fast is not None:
             a = self.array
             return (*first, *fast(a.indptr, a.indices, a.data))
-        if large and flops > SQUARE_FLOPS_STORED:
-            return first
         third, fourth = 0.0, 0.0
         for rows in self._row_ranges():
             a = self.array[rows]

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from specdens._arrays import Array, column_dots, device, namespace, on_cpu
+from specdens._arrays import Array, column_dots, device, namespace, on_cpu, zero_block
 from specdens._kernels import padded_width
 from specdens.linear_operator import LinearOperator, Step, needs_product
 
@@ -41,7 +41,7 @@ def pair_of_blocks(start: Array, width: int, dtype: Any, *, overwrite: bool) -> 
     With `overwrite` the first is `start` itself, if that will do.
     """
     xp, (n, count) = namespace(start), start.shape
-    zeros = partial(xp.zeros, (n, width), dtype=dtype, device=device(start))
+    zeros = partial(zero_block, xp, (n, width), dtype, device(start))
     if overwrite and width == count and start.dtype == dtype and _in_c_order(start):
         return start, zeros()
     x = zeros()

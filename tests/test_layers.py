@@ -8,8 +8,8 @@ import pytest
 ROOT = Path(__file__).parents[1]
 
 SPECDENS = """
-    _kernels.vectors _kernels.rows _kernels.csr _kernels.powers _kernels.gram _kernels.dense
-    _kernels.tiles _kernels.lattice _kernels.__init__ _arrays _probes chebyshev results
+    _kernels.vectors _kernels.rows _kernels.csr _kernels.powers _kernels.signs _kernels.gram
+    _kernels.dense _kernels.tiles _kernels.lattice _kernels.__init__ _arrays _probes chebyshev results
     linear_operator explicit slices bands adapters operators lattices recurrences lanczos
     quadrature moments bounds exact preparation gram_zeros structure union inertias pencils
     control sampling scalar_functions truncation estimation rules sampled planning krylov_basis
@@ -28,14 +28,8 @@ SEND = """
     cli __main__
 """
 
-HOMES = {
-    "specdens": {
-        "_kernels.vectors", "_kernels.rows", "_kernels.csr", "_kernels.powers", "_kernels.gram",
-        "_kernels.dense", "_kernels.tiles", "_kernels.lattice",
-        "_torch_batches", "_torch_graphs", "torch",
-    },
-}  # fmt: skip
-"""The files that are loaded only where their heavy library is."""
+HOMES = {"specdens": {"_torch_batches", "_torch_graphs", "torch"}}
+"""The files that are loaded only where their heavy library is; those of `_kernels`, too."""
 
 HEAVY = {
     "numba",
@@ -135,7 +129,8 @@ def test_files_import_downward(package):
 def test_heavy_libraries_stay_at_home(package):
     """Elsewhere they are imported inside the function that needs them."""
     for name, path in modules(package):
-        if name in HOMES.get(package, ()):
+        kernels = name.startswith("_kernels.") and name != "_kernels.__init__"
+        if kernels or name in HOMES.get(package, ()):
             continue
         home = {"torch", "transformers"} if package == "send" and name in OF_MODELS.split() else {}
         early = {imported.split(".")[0] for imported, now in imports(path) if now}

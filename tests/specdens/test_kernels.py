@@ -14,8 +14,8 @@ import scipy.sparse as sp
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from specdens import _kernels, aslinearoperator, density, explicit
-from specdens._probes import make_probes
+from specdens import _kernels, _probes, aslinearoperator, density, explicit
+from specdens._probes import make_probes, signs
 from specdens.lanczos import tridiagonalize
 from specdens.moments import EscapeError, chebyshev_moments
 from specdens.operators import Counting, Scaled, Shifted
@@ -325,3 +325,15 @@ def test_small_matrices_load_no_compiled_code():
 def test_widths():
     assert [_kernels.padded_width(k) for k in (1, 4, 5, 17, 32, 33)] == [4, 4, 8, 32, 32, None]
     assert logging.getLogger("specdens._kernels").level == logging.NOTSET
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize(("n", "columns"), [(0, 1), (1, 1), (127, 3), (1000, 20), (4097, 5)])
+def test_signs_have_the_same_bits(monkeypatch, dtype, n, columns):
+    home = {"xp": np, "dtype": np.dtype(dtype)}
+    numbers, key = range(7, 7 + columns), 2**64 - 12345
+    expected = signs(n, numbers, key, **home)
+    monkeypatch.setattr(_probes, "LEAST_SIGNS", 0)
+    found = signs(n, numbers, key, **home)
+    assert found.dtype == expected.dtype
+    assert np.array_equal(found, expected)
