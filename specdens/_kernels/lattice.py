@@ -61,7 +61,7 @@ def lattice_step(
     x, y : array in the memory of the host, shape (n, R), C order
         R one of `specdens._kernels.WIDTHS`; y is written.
     a, b, c : float, or ndarray of shape (R,)
-        For ``a = 0`` A is not read.
+        For the number ``a = 0.0`` A is not read.
 
     Returns
     -------
@@ -70,7 +70,7 @@ def lattice_step(
     """
     x, y = np.asarray(x), np.asarray(y)
     real = np.float32 if x.dtype in (np.float32, np.complex64) else np.float64
-    if not np.any(a):
+    if isinstance(a, float) and a == 0:
         boxes = boxes._replace(first_term=np.zeros_like(boxes.first_term))
     columns, updated = x.view(real), y.view(real)
     width = columns.shape[1]

@@ -224,6 +224,15 @@ def test_the_step_is_the_plain_one(for_small_ones, dtype, width):
         assert np.array_equal(op.entries, before[1])
 
 
+def test_without_a_product_the_matrix_is_not_read(for_small_ones):
+    op = Stencil((5, 9), SQUARE, diagonal=np.full(45, np.nan))
+    x, y = np.ones((45, 4)), np.ones((45, 4))
+    squares, mixed = op.recurrence(4)(x, y, 0.0, 2.0, -0.5)
+    assert np.array_equal(y, np.full((45, 4), 1.5))
+    assert np.array_equal(squares, np.full(4, 45 * 2.25))
+    assert np.array_equal(mixed, np.full(4, 45 * 1.5))
+
+
 def test_the_bits_depend_on_neither_threads_nor_width(for_small_ones):
     import numba
 
@@ -417,12 +426,12 @@ def test_values_that_are_not_finite_are_refused():
 
 
 def test_large_dia_arrays_keep_their_diagonals():
-    a = sp.dia_array(laplacian(200, 200))
+    a = sp.dia_array(laplacian(300, 300))
     assert isinstance(aslinearoperator(a), Diagonals)
     small = aslinearoperator(sp.dia_array(laplacian(5, 5)))
     assert not isinstance(small, Diagonals)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         found = specdens.density(a, moments=16, probes=2, rng=0, bounds=(0, 8))
-    expected = specdens.density(laplacian(200, 200), moments=16, probes=2, rng=0, bounds=(0, 8))
+    expected = specdens.density(laplacian(300, 300), moments=16, probes=2, rng=0, bounds=(0, 8))
     assert np.allclose(found.moments, expected.moments, atol=1e-12)
