@@ -46,9 +46,9 @@ LOG_LIKELIHOODS: dict[type, Callable[..., Tensor]] = {
 }
 """Losses that are minus the log of a density of the targets, in its natural parameters."""
 
-IN_CACHE = 2**24
-"""Bytes beyond which wider blocks only lose the cache of a CPU: one vector costs 1.0 (a perceptron)
-to 2.9 times (a convolutional network) as much in a block of 32 as alone, below 0.5 to 1.0 times."""
+IN_CACHE = 2**23
+"""Bytes beyond which wider blocks only lose the cache of a CPU: per vector, a block of 32 took 0.5
+times as long as single vectors where each saves 1 MB, but 1.6 and 2.9 times at 5 and 16 MB."""
 
 DEFAULT_MEMORY = 2**31
 """Bytes where the system does not tell what is free."""
@@ -349,7 +349,7 @@ def hessian_operator(
     of one batch at a time is built, which a product with a block shares; a product with one vector
     then costs about two gradients. A block of vectors is multiplied, by `vmap` where it knows all
     operations, as many at a time as what the largest batch saves goes into the other half; on a
-    CPU into 16 MiB, beyond which wider blocks only lose its cache; beside that a product with R
+    CPU into 8 MiB, beyond which wider blocks only lose its cache; beside that a product with R
     vectors holds 3 n R numbers. Making the operator costs two gradients. A DataLoader is iterated
     in each product unless graphs are kept; what can be iterated only once is read into a list.
 
