@@ -243,8 +243,9 @@ class SlicedOperator(ExplicitOperator):
         """Which slices there are in each box of the lattice, for the compiled step."""
         from specdens._kernels.lattice import Boxes
 
-        # Constants first: they share one loop.
-        slices = sorted(self.slices, key=lambda one: not one.constant)
+        # Constants first: they share one loop. Then as in memory: a sum does not wait for the last
+        # row of x at once, and has the bits of a CSR matrix with sorted indices.
+        slices = sorted(self.slices, key=lambda one: (not one.constant, self._term(one)[1]))
         own = np.array([self._term(one) for one in slices], dtype=np.int64).reshape(-1, 2)
         ends = np.array([_ends(one.rows) for one in slices], dtype=np.int64)
         ends = ends.reshape(-1, len(self.grid), 2)

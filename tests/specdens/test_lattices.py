@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import specdens
-from specdens import AccuracyWarning, Diagonals, Stencil, aslinearoperator, slices
+from specdens import AccuracyWarning, Diagonals, Stencil, aslinearoperator, explicit, slices
 from specdens._arrays import to_host
 from specdens.bands import diagonals_of_dia
 from specdens.bounds import known_bounds
@@ -249,6 +249,20 @@ def test_the_bits_depend_on_neither_threads_nor_width(for_small_ones):
         numba.set_num_threads(most)
     for parts in zip(*found, strict=True):
         assert all(np.array_equal(parts[0], part) for part in parts)
+
+
+def test_the_bits_are_those_of_a_csr_matrix(for_small_ones, monkeypatch):
+    monkeypatch.setattr(explicit, "LEAST_ENTRIES", 0)
+    for periodic in (False, True):
+        op = Stencil((9, 20, 31), CUBE, periodic=periodic)
+        csr = aslinearoperator(sp.csr_array(op.csc_on_host()))
+        x = np.random.default_rng(0).standard_normal((op.shape[0], 4))
+        found = []
+        for one in (op, csr):
+            y = np.ones_like(x)
+            found.append((*one.recurrence(4)(x, y, 0.3, -0.2, -1.0), y))
+        for ours, theirs in zip(*found, strict=True):
+            assert np.array_equal(ours, theirs)
 
 
 @pytest.mark.parametrize("width", [4, 32])
