@@ -8,7 +8,7 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-from specdens._arrays import Array, column_dots, eps
+from specdens._arrays import Array, column_dots, device, eps, namespace, to_host
 from specdens._kernels import padded_width
 from specdens.lanczos import NotHermitianError
 from specdens.linear_operator import LinearOperator, Step
@@ -126,12 +126,13 @@ def _fused_steps(
     array, ndarray, ndarray
     """
     count = start.shape[1]
-    x, y = (np.zeros((len(start), width), dtype=start.dtype) for _ in range(2))
+    xp, size = namespace(start), (len(start), width)
+    x, y = (xp.zeros(size, dtype=start.dtype, device=device(start)) for _ in range(2))
     x[:, :count] = start
     a = 1 / half
     while True:
         squares, mixed = step(x, y, a, -a * center, -1.0)
-        yield y[:, :count], squares[:count], mixed[:count]
+        yield y[:, :count], to_host(squares[:count]), to_host(mixed[:count])
         x, y, a = y, x, 2 / half
 
 
