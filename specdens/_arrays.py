@@ -33,6 +33,7 @@ __all__ = [
     "eps",
     "is_array",
     "is_complex",
+    "is_cupy_array",
     "lu_diagonal",
     "magnitude",
     "namespace",

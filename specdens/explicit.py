@@ -5,16 +5,17 @@ from __future__ import annotations
 import itertools
 import math
 import warnings
+from collections.abc import Callable
 from functools import cached_property, partial
 from typing import Any
 
 import numpy as np
 
-from specdens import _kernels
 from specdens._arrays import (
     Array,
     device,
     is_complex,
+    is_cupy_array,
     namespace,
     on_cpu,
     power_of_two,
@@ -22,6 +23,7 @@ from specdens._arrays import (
     to_host,
     working_dtype,
 )
+from specdens._kernels import kernel
 from specdens.linear_operator import LinearOperator, Step
 from specdens.results import AccuracyWarning
 
@@ -254,11 +256,14 @@ class SparseOperator(ExplicitOperator):
         self.hermitian = None
 
     def recurrence(self, columns: int) -> Step | None:
-        """Return the compiled step, where numba is and the matrix is worth starting it."""
-        if self.nnz < LEAST_ENTRIES or not isinstance(self.array.data, np.ndarray):
-            return None
-        step = _kernels.kernel("csr", "csr_step")
+        """Return the compiled step, if there is one and the matrix is worth starting it."""
         a = self.array
+        if self.nnz < LEAST_ENTRIES:
+            return None
+        if is_cupy_array(a.data):
+            on_cupy = kernel("torch_step", "of_cupy")
+            return None if on_cupy is None else on_cupy(a.indptr, a.indices, a.data, columns)
+        step = kernel("csr", "csr_step")
         return None if step is None else partial(step, a.indptr, a.indices, a.data)
 
     def _matmat(self, x: Array) -> Array:
@@ -352,6 +357,33 @@ class TorchSparseOperator(ExplicitOperator):
         self.hermitian = None
         self.source = source_of(a)
 
+    @cached_property
+    def _csr(self) -> tuple[Any, Any, Any]:
+        """Row pointers, columns and entries in CSR form; the entries are our own."""
+        xp, rows = self.xp, self.array.indices()[0]
+        index = xp.int32 if max(self.nnz, *self.shape) < 2**31 else xp.int64
+        edges = xp.arange(self.shape[0] + 1, device=self.device)
+        pointers = xp.searchsorted(rows, edges).to(index)
+        return pointers, self.array.indices()[1].to(index), self.values().resolve_conj()
+
+    def recurrence(self, columns: int) -> Step | None:
+        """Return the compiled step, if there is one and the matrix is worth starting it."""
+        if self.nnz < LEAST_ENTRIES:
+            return None
+        if on_cpu(self.array):
+            step = kernel("csr", "csr_step")
+            return None if step is None else partial(_on_host, step, self._host_csr)
+        if self.array.device.type != "cuda":
+            return None
+        on_cuda = kernel("torch_step", "csr_recurrence")
+        return None if on_cuda is None else on_cuda(*self._csr, columns)
+
+    @cached_property
+    def _host_csr(self) -> tuple[Any, Any, Any]:
+        """The same as NumPy arrays, which share the memory of the tensors."""
+        pointers, columns, values = (part.numpy() for part in self._csr)
+        return pointers, columns, values
+
     def _matmat(self, x: Array) -> Array:
         return self.array @ x
 
@@ -408,6 +440,17 @@ class TorchSparseOperator(ExplicitOperator):
             return None
         indices = self.array.indices().numpy()
         return coo_array((to_host(self.values()), indices), shape=self.shape).tocsc()
+
+
+def _on_host(
+    step: Callable[..., Any], csr: tuple[Any, Any, Any], x: Any, y: Any, a: Any, b: Any, c: Any
+) -> tuple[Any, Any]:
+    """Take a step with blocks of Torch, which share their memory with NumPy's."""
+    a, b, c = (k if isinstance(k, float) else np.asarray(k) for k in (a, b, c))
+    squares, mixed = step(*csr, x.numpy(), y.numpy(), a, b, c)
+    import torch  # loaded already: the blocks are tensors
+
+    return torch.from_numpy(squares), torch.from_numpy(mixed)
 
 
 def source_of(a: Any) -> Any:

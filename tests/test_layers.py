@@ -8,7 +8,8 @@ import pytest
 ROOT = Path(__file__).parents[1]
 
 SPECDENS = """
-    _kernels.rows _kernels.csr _kernels.__init__ _arrays _probes chebyshev results
+    _kernels.rows _kernels.csr _kernels.triton_step _kernels.__init__ _kernels.replay
+    _kernels.torch_step _arrays _probes chebyshev results
     linear_operator explicit adapters operators lanczos quadrature moments bounds exact
     preparation gram_zeros structure union inertias pencils control sampling
     scalar_functions truncation estimation rules sampled planning krylov_basis deflation
@@ -27,7 +28,12 @@ SEND = """
     cli __main__
 """
 
-HOMES = {"specdens": {"_kernels.rows", "_kernels.csr"}}
+HOMES = {
+    "specdens": {
+        "_kernels.rows", "_kernels.csr", "_kernels.triton_step", "_kernels.replay",
+        "_kernels.torch_step",
+    }
+}  # fmt: skip
 """The files that are loaded only where their heavy library is."""
 
 HEAVY = {
