@@ -227,11 +227,25 @@ def test_moments_of_a_tensor_on_the_host_are_those_of_scipy(for_small_ones, layo
 
 def test_blocks_and_entries_on_the_host_are_shared(for_small_ones):
     op = aslinearoperator(tensor_of(graph("float64")))
-    _, _, values = op._host_csr
-    assert np.shares_memory(values, op.values().numpy())
+    assert np.shares_memory(op._host_csr.data, op.values().numpy())
     x, y = torch.ones(99, 4, dtype=torch.float64), torch.zeros(99, 4, dtype=torch.float64)
     op.recurrence(4)(x, y, 1.0, 0.0, 0.0)
     torch.testing.assert_close(y, op @ x)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_products_on_the_host_are_those_of_the_dense_matrix(dtype):
+    rng = np.random.default_rng(0)
+    a = sp.random_array((30, 20), density=0.2, rng=rng).astype(dtype)
+    a.data = block(rng, a.data.shape, dtype)
+    op = aslinearoperator(tensor_of(a))
+    x, y = (torch.from_numpy(block(rng, (size, 3), dtype)) for size in (20, 30))
+    dense = torch.from_numpy(a.toarray())
+    torch.testing.assert_close(op.matmat(x), dense @ x)
+    torch.testing.assert_close(op.rmatmat(y), dense.mH @ y)
+    torch.testing.assert_close(op.rmatmat(y.conj()), dense.mH @ y.conj())
+    x.requires_grad_()
+    assert op.matmat(x).requires_grad
 
 
 COMPILES = """
