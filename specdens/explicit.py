@@ -16,6 +16,7 @@ from specdens._arrays import (
     device,
     is_complex,
     is_cupy_array,
+    matmul,
     namespace,
     on_cpu,
     power_of_two,
@@ -167,14 +168,14 @@ class DenseOperator(ExplicitOperator):
         self.hermitian = None
 
     def _matmat(self, x: Array) -> Array:
-        return self.array @ x
+        return matmul(self.array, x)
 
     def _rmatmat(self, x: Array) -> Array:
         xp = self.xp
         transposed = xp.matrix_transpose(self.array)
         if not xp.isdtype(self.dtype, "complex floating"):
-            return transposed @ x
-        return xp.conj(transposed @ xp.conj(x))
+            return matmul(transposed, x)
+        return xp.conj(matmul(transposed, xp.conj(x)))
 
     def values(self) -> Array:
         """Return the entries."""

@@ -1,8 +1,8 @@
-"""A step of a recurrence with a CSR matrix, ``y = a A x + b x + c y``, and its dot products, at once.
+"""A step of a recurrence with a CSR matrix, ``y = a A x + b x + c y``, and its dot products.
 
-Memory traffic is that of A once, x once and y twice, for all columns together. Rows are cut into
-chunks that depend on their number only, and the dot products of chunks are added in their order, so
-that results do not depend on the number of threads.
+One pass over memory: A once, x once and y twice, for all columns together. Rows are cut into chunks
+that depend on their number only, and the dot products of chunks are added in their order, so that
+results do not depend on the number of threads.
 """
 
 from __future__ import annotations
