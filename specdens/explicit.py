@@ -459,12 +459,9 @@ class TorchSparseOperator(ExplicitOperator):
 def _on_host(
     step: Callable[..., Any], indptr: Any, indices: Any, data: Any, x: Any, y: Any, *abc: Any
 ) -> tuple[Any, Any]:
-    """Take a step with blocks of Torch, which share their memory with NumPy's."""
-    import torch  # loaded already: the blocks are tensors
-
-    numbers = (k if isinstance(k, float) else np.asarray(k) for k in abc)
-    squares, mixed = step(indptr, indices, data, x.numpy(), y.numpy(), *numbers)
-    return torch.from_numpy(squares), torch.from_numpy(mixed)
+    """Take a step with blocks of Torch, which share their memory with NumPy's; dots are NumPy's."""
+    squares, mixed = step(indptr, indices, data, x.numpy(), y.numpy(), *abc)
+    return squares, mixed
 
 
 def source_of(a: Any) -> Any:

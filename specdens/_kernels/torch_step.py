@@ -64,7 +64,7 @@ def _with_constants(update: Callable[..., tuple[Tensor, Tensor]]) -> Step:
             if key not in constants:
                 constants[key] = _by_real_columns(x, a, b, c)
             abc = constants[key]
-        return update(x, y, abc, product=_needs_product(a))
+        return update(x, y, abc, _needs_product(a))
 
     return step
 

@@ -33,7 +33,7 @@ LONGEST_CHUNK = 512
 
 
 def csr_step(
-    crow: Tensor, col: Tensor, values: Tensor, x: Tensor, y: Tensor, abc: Tensor, *, product: bool
+    crow: Tensor, col: Tensor, values: Tensor, x: Tensor, y: Tensor, abc: Tensor, product: bool
 ) -> tuple[Tensor, Tensor]:
     """Set y to ``a A x + b x + c y``; return ``<y, y>`` and the real part of ``<y, x>`` by columns.
 

@@ -19,6 +19,7 @@ from hypothesis import strategies as st
 from specdens import _kernels, aslinearoperator, density, explicit, logdet
 from specdens._arrays import to_host
 from specdens._kernels import replay, torch_step
+from specdens.lanczos import tridiagonalize
 from specdens.moments import chebyshev_moments
 from specdens.testing import laplacian
 
@@ -159,6 +160,31 @@ def test_chunks_depend_on_the_shape_alone():
     from specdens._kernels import triton_step
 
     assert [triton_step._chunk(n, 16) for n in (0, 10**3, 10**6, 10**9)] == [16, 16, 128, 512]
+
+
+class OnDevice(explicit.TorchSparseOperator):
+    """A matrix that takes the steps of a device wherever it lies."""
+
+    def recurrence(self, columns):
+        return torch_step.csr_recurrence(*self._csr, columns)
+
+
+@has_triton
+@pytest.mark.parametrize("dtype", ["float64", "complex64"])
+def test_whole_runs_take_the_step(monkeypatch, dtype):
+    monkeypatch.setattr(torch_step, "BELOW", 2**40 if CUDA else 0)
+    a = graph(dtype)
+    start = block(np.random.default_rng(0), (99, 3), dtype)
+    op = OnDevice(tensor_of(a, device=DEVICE))
+    there = torch.from_numpy(start).to(DEVICE)
+    found = chebyshev_moments(op, there, 24, -2, 12)
+    expected = chebyshev_moments(aslinearoperator(a), start, 24, -2, 12)
+    np.testing.assert_allclose(found, expected, atol=1e3 * UNIT[dtype])
+    for one, other in zip(
+        tridiagonalize(op, there, 6), tridiagonalize(aslinearoperator(a), start, 6), strict=True
+    ):
+        np.testing.assert_allclose(one.diagonal, other.diagonal, rtol=1e4 * UNIT[dtype])
+        np.testing.assert_allclose(one.off_diagonal, other.off_diagonal, rtol=1e4 * UNIT[dtype])
 
 
 class Recorder:
@@ -353,12 +379,14 @@ def test_cupy_shares_its_memory(for_small_ones):
 def test_results_on_a_gpu_are_those_of_the_host(for_small_ones):
     a = sp.csr_array(laplacian(40, 40) + 0.1 * sp.eye_array(1600))
     there = tensor_of(a, device="cuda")
+    here = tensor_of(a)
     options = {"moments": 60, "probes": 8, "rng": 0}
     x = np.linspace(0.2, 8, 50)
-    here = density(a, bounds=(0, 9), **options)(x)
-    np.testing.assert_allclose(density(there, bounds=(0, 9), **options)(x), here, rtol=1e-9)
+    expected = density(here, bounds=(0, 9), **options)(x)
+    np.testing.assert_allclose(density(there, bounds=(0, 9), **options)(x), expected, rtol=1e-9)
     options |= {"method": "lanczos"}
-    assert float(logdet(there, **options)) == pytest.approx(float(logdet(a, **options)), rel=1e-9)
+    expected = float(logdet(here, **options))
+    assert float(logdet(there, **options)) == pytest.approx(expected, rel=1e-9)
 
 
 def test_widths_are_powers_of_two():
