@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import math
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, TypeAlias
 
 import array_api_compat
@@ -34,8 +36,10 @@ __all__ = [
     "host_view",
     "is_array",
     "is_complex",
+    "is_cupy_array",
     "lu_diagonal",
     "magnitude",
+    "matmul",
     "namespace",
     "on_cpu",
     "power_of_two",
@@ -188,6 +192,45 @@ def scalar(value: complex, xp: Any, dtype: Any, where: Any) -> Array:
     """Return a number as a 0-d value of a namespace, dtype and device."""
     out = xp.asarray(value, dtype=dtype, device=where)
     return out[()] if is_numpy_array(out) else out
+
+
+def matmul(a: Array, b: Array) -> Array:
+    """Return ``a b`` in the precision of its elements, whatever Torch is told of float32."""
+    if not is_torch_array(a):
+        return a @ b
+    with _full_precision():
+        return a @ b
+
+
+@contextmanager
+def _full_precision() -> Iterator[None]:
+    """Keep Torch from rounding float32 factors to TF32 or bfloat16, as users may let it.
+
+    Moments with errors of 5e-4 would exceed mu_0. The setting is that of the process: other threads
+    see it, too, while a product is started.
+    """
+    import torch  # loaded already: the factors are tensors
+
+    if not hasattr(torch.backends.cuda.matmul, "fp32_precision"):  # before Torch 2.9
+        before = torch.get_float32_matmul_precision()
+        torch.set_float32_matmul_precision("highest")
+        try:
+            yield
+        finally:
+            torch.set_float32_matmul_precision(before)
+        return
+    backends: Any = torch.backends
+    places = (backends.cuda.matmul, backends.mkldnn.matmul)
+    reduced = [(p, p.fp32_precision) for p in places if p.fp32_precision not in {"ieee", "none"}]
+    for place, _ in reduced:
+        place.fp32_precision = "ieee"
+    try:
+        yield
+    finally:
+        for place, precision in reduced:
+            place.fp32_precision = "none"  # what is not set by itself follows Torch's general one
+            if place.fp32_precision != precision:
+                place.fp32_precision = precision
 
 
 def column_dots(a: Array, b: Array) -> np.ndarray[Any, Any]:

@@ -16,7 +16,7 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-from specdens._arrays import Array, adjoint
+from specdens._arrays import Array, adjoint, matmul
 from specdens.krylov_basis import KrylovBasis, RitzPairs
 from specdens.linear_operator import LinearOperator
 from specdens.scalar_functions import ScalarFunction
@@ -84,7 +84,7 @@ class Preconditioned(LinearOperator):
         self._d, self._residuals = pairs.values[taken], pairs.residuals[taken]
         self._tau = typical_value(pairs, taken, op.shape[0])
         turn = op.xp.asarray(pairs.vectors[:, taken], dtype=op.dtype, device=op.device)
-        self._u = basis.vectors() @ turn
+        self._u = matmul(basis.vectors(), turn)
         scale = self._d**-0.5 - self._tau**-0.5
         self._scale = op.xp.asarray(scale, dtype=op.dtype, device=op.device)[:, None]
 
@@ -117,7 +117,7 @@ class Preconditioned(LinearOperator):
 
     def _root(self, x: Array) -> Array:
         """Return ``P^(-1/2) x``."""
-        return x * self._tau**-0.5 + self._u @ (self._scale * (adjoint(self._u) @ x))
+        return x * self._tau**-0.5 + matmul(self._u, self._scale * matmul(adjoint(self._u), x))
 
     def _matmat(self, x: Array) -> Array:
         return self._root(self._op.matmat(self._root(x)))

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from specdens._arrays import Array, adjoint, is_complex, namespace
+from specdens._arrays import Array, adjoint, is_complex, matmul, namespace
 from specdens._probes import Probes, key_of, require_distribution
 from specdens.effort import require_plain, vectors_for
 from specdens.linear_operator import LinearOperator
@@ -215,7 +215,7 @@ def _hutchinson(
         y = product(op, op.matmat, block)
         z = op.xp.astype(block, y.dtype, copy=False)
         if sketch is not None:
-            y = y - sketch.basis @ (adjoint(sketch.images) @ z)
+            y = y - matmul(sketch.basis, matmul(adjoint(sketch.images), z))
         sums.add(z, y)
         return []
 
@@ -255,7 +255,7 @@ def _xdiag_or_probes(op: LinearOperator, budget: int, key: int) -> DiagonalEstim
     if not sketch.complete:
         r, m, sums = sketch.triangle, sketch.size, _Sums()
         there = xp.asarray(r, dtype=sketch.basis.dtype, device=op.device)
-        sums.add(sketch.tests, sketch.basis @ there)
+        sums.add(sketch.tests, matmul(sketch.basis, there))
         left = np.mean(np.abs(np.sum(left_out(r).conj() * r, axis=0)) ** 2)
         beside = float(xp.sum(sums.ratio()[1])) * m**2 / (m - 1)
         if 2 * left > beside:
@@ -279,8 +279,8 @@ def _of_sketch(sketch: Sketch) -> DiagonalEstimate:
     def there(x: Any) -> Array:
         return xp.asarray(x, dtype=q.dtype, device=op.device)
 
-    removed = (q @ there(s)) * _conj(z @ there(s))
-    values = _conj(tests) * (q @ there(outside)) - removed
+    removed = matmul(q, there(s)) * _conj(matmul(z, there(s)))
+    values = _conj(tests) * matmul(q, there(outside)) - removed
     mean = xp.mean(values, axis=1)
     variance = xp.sum(squares(values - mean[:, None]), axis=1) / (count - 1)
     return DiagonalEstimate(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 import warnings
+from collections.abc import Callable
 from functools import cached_property, partial
 from typing import Any
 
@@ -14,6 +15,8 @@ from specdens._arrays import (
     Array,
     device,
     is_complex,
+    is_cupy_array,
+    matmul,
     namespace,
     on_cpu,
     power_of_two,
@@ -177,14 +180,14 @@ class DenseOperator(ExplicitOperator):
         self.hermitian = None
 
     def _matmat(self, x: Array) -> Array:
-        return self.array @ x
+        return matmul(self.array, x)
 
     def _rmatmat(self, x: Array) -> Array:
         xp = self.xp
         transposed = xp.matrix_transpose(self.array)
         if not xp.isdtype(self.dtype, "complex floating"):
-            return transposed @ x
-        return xp.conj(transposed @ xp.conj(x))
+            return matmul(transposed, x)
+        return xp.conj(matmul(transposed, xp.conj(x)))
 
     def values(self) -> Array:
         """Return the entries."""
@@ -266,11 +269,14 @@ class SparseOperator(ExplicitOperator):
         self.hermitian = None
 
     def recurrence(self, columns: int) -> Step | None:
-        """Return the compiled step, where numba is and the matrix is worth starting it."""
-        if self.nnz < LEAST_ENTRIES or not isinstance(self.array.data, np.ndarray):
-            return None
-        step = kernel("csr", "csr_step")
+        """Return the compiled step, if there is one and the matrix is worth starting it."""
         a = self.array
+        if self.nnz < LEAST_ENTRIES:
+            return None
+        if is_cupy_array(a.data):
+            on_cupy = kernel("torch_step", "of_cupy")
+            return None if on_cupy is None else on_cupy(a.indptr, a.indices, a.data, columns)
+        step = kernel("csr", "csr_step")
         return None if step is None else partial(step, a.indptr, a.indices, a.data)
 
     def _matmat(self, x: Array) -> Array:
@@ -375,11 +381,51 @@ class TorchSparseOperator(ExplicitOperator):
         self.hermitian = None
         self.source = source_of(a)
 
+    @cached_property
+    def _csr(self) -> tuple[Any, Any, Any]:
+        """Row pointers, columns and entries in CSR form; the entries are our own."""
+        xp, rows = self.xp, self.array.indices()[0]
+        index = xp.int32 if max(self.nnz, *self.shape) < 2**31 else xp.int64
+        edges = xp.arange(self.shape[0] + 1, device=self.device)
+        pointers = xp.searchsorted(rows, edges).to(index)
+        return pointers, self.array.indices()[1].to(index), self.values().resolve_conj()
+
+    def recurrence(self, columns: int) -> Step | None:
+        """Return the compiled step, if there is one and the matrix is worth starting it."""
+        if self.nnz < LEAST_ENTRIES:
+            return None
+        if on_cpu(self.array):
+            step, a = kernel("csr", "csr_step"), self._host_csr
+            return None if step is None else partial(_on_host, step, a.indptr, a.indices, a.data)
+        if self.array.device.type != "cuda":
+            return None
+        on_cuda = kernel("torch_step", "csr_recurrence")
+        return None if on_cuda is None else on_cuda(*self._csr, columns)
+
+    @cached_property
+    def _host_csr(self) -> Any:
+        """The same as a SciPy array, which shares the entries: its products are faster by far."""
+        from scipy.sparse import csr_array
+
+        pointers, columns, values = (part.numpy() for part in self._csr)
+        return csr_array((values, columns, pointers), shape=self.shape)
+
     def _matmat(self, x: Array) -> Array:
-        return self.array @ x
+        return self._product(x) if self._by_scipy(x) else self.array @ x
 
     def _rmatmat(self, x: Array) -> Array:
+        if self._by_scipy(x):
+            return self._product(x.conj(), transposed=True).conj_physical_()
         return self._adjoint @ x
+
+    def _by_scipy(self, x: Array) -> bool:
+        return on_cpu(self.array) and not x.requires_grad
+
+    def _product(self, x: Array, *, transposed: bool = False) -> Array:
+        import torch  # loaded already: x is a tensor
+
+        a = self._host_csr
+        return torch.from_numpy((a.T if transposed else a) @ x.numpy(force=True))
 
     @cached_property
     def _adjoint(self) -> Any:
@@ -431,6 +477,14 @@ class TorchSparseOperator(ExplicitOperator):
             return None
         indices = self.array.indices().numpy()
         return coo_array((to_host(self.values()), indices), shape=self.shape).tocsc()
+
+
+def _on_host(
+    step: Callable[..., Any], indptr: Any, indices: Any, data: Any, x: Any, y: Any, *abc: Any
+) -> tuple[Any, Any]:
+    """Take a step with blocks of Torch, which share their memory with NumPy's; dots are NumPy's."""
+    squares, mixed = step(indptr, indices, data, x.numpy(), y.numpy(), *abc)
+    return squares, mixed
 
 
 def source_of(a: Any) -> Any:

@@ -9,7 +9,7 @@ import math
 
 import numpy as np
 
-from specdens._arrays import Array, adjoint, column_dots
+from specdens._arrays import Array, adjoint, column_dots, matmul
 from specdens.linear_operator import LinearOperator
 from specdens.operators import Counting
 from specdens.results import Estimate
@@ -109,9 +109,12 @@ class _Rest:
 
     def _outside(self, sketch: Sketch) -> tuple[Array, Array]:
         """Return y, the parts of the probes outside the basis, and ``(I - Q Q^H) A y``."""
-        inner = adjoint(sketch.basis) @ self.probes
-        y, images = self.probes - sketch.basis @ inner, self.images - sketch.images @ inner
-        return y, images - sketch.basis @ (adjoint(sketch.basis) @ images)
+        inner = matmul(adjoint(sketch.basis), self.probes)
+        y, images = (
+            self.probes - matmul(sketch.basis, inner),
+            self.images - matmul(sketch.images, inner),
+        )
+        return y, images - matmul(sketch.basis, matmul(adjoint(sketch.basis), images))
 
     def squared_norm(self, sketch: Sketch) -> float:
         """Return an estimate of ``||(I - Q Q^H) A (I - Q Q^H)||_F^2``."""

@@ -11,7 +11,7 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-from specdens._arrays import Array, adjoint, eps, is_complex, to_host
+from specdens._arrays import Array, adjoint, eps, is_complex, matmul, to_host
 from specdens.lanczos import NotHermitianError, Tridiagonal
 from specdens.linear_operator import LinearOperator
 
@@ -103,10 +103,10 @@ class KrylovBasis:
             msg = "a product with A contains NaN or infinity; expected finite numbers."
             raise ValueError(msg)
         basis = self.vectors(include_next=True)
-        overlap = adjoint(basis) @ product
-        rest = product - basis @ overlap
-        again = adjoint(basis) @ rest
-        rest = rest - basis @ again
+        overlap = matmul(adjoint(basis), product)
+        rest = product - matmul(basis, overlap)
+        again = matmul(adjoint(basis), rest)
+        rest = rest - matmul(basis, again)
         column = to_host(overlap) + to_host(again)
         self._require_hermitian(column[:old])
         t = np.zeros((old + width, old + width), dtype=self._t.dtype)
@@ -136,7 +136,7 @@ class KrylovBasis:
     def _extend(self, rest: Array) -> None:
         """Orthonormalise the residual block; drop directions that are rounding noise."""
         xp = self.op.xp
-        gram = to_host(adjoint(rest) @ rest)
+        gram = to_host(matmul(adjoint(rest), rest))
         squares, turn = np.linalg.eigh((gram + gram.conj().T) / 2)
         scale = float(np.abs(self._t).max())
         room = self.op.shape[0] - self.size
@@ -145,12 +145,12 @@ class KrylovBasis:
         if not np.any(kept):
             self._next, self._last = None, np.zeros((0, len(squares)), dtype=self._t.dtype)
             return
-        directions = rest @ self._device(turn[:, kept] / np.sqrt(squares[kept]))
+        directions = matmul(rest, self._device(turn[:, kept] / np.sqrt(squares[kept])))
         directions, _ = xp.linalg.qr(directions)
         basis = self.vectors()
-        directions = directions - basis @ (adjoint(basis) @ directions)
+        directions = directions - matmul(basis, matmul(adjoint(basis), directions))
         self._next, _ = xp.linalg.qr(directions)
-        self._last = to_host(adjoint(self._next) @ rest)
+        self._last = to_host(matmul(adjoint(self._next), rest))
         self._store(self._next)
 
     def _store(self, block: Array) -> None:
@@ -212,5 +212,5 @@ class KrylovBasis:
         """Return the components of a block orthogonal to the first vectors of the basis."""
         basis = self.vectors()[:, :columns]
         for _ in range(2):
-            block = block - basis @ (adjoint(basis) @ block)
+            block = block - matmul(basis, matmul(adjoint(basis), block))
         return block

@@ -12,7 +12,7 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-from specdens._arrays import Array, adjoint, to_host
+from specdens._arrays import Array, adjoint, matmul, to_host
 from specdens._probes import signs, sphere
 from specdens.linear_operator import LinearOperator
 from specdens.operators import Counting
@@ -49,7 +49,7 @@ def product(op: LinearOperator, apply: Callable[[Array], Array], block: Array) -
 
 def gram(a: Array, b: Array) -> Host:
     """Return the small matrix ``a^H b`` on the host."""
-    return to_host(adjoint(a) @ b)
+    return to_host(matmul(adjoint(a), b))
 
 
 def left_out(r: Host) -> Host:
@@ -107,8 +107,8 @@ class Sketch:
         y = product(self.op, self.op.matmat, tests)
         above = np.zeros((self.size, count))
         for _ in range(2 if self.size else 0):  # twice is enough
-            inner = adjoint(self.basis) @ y
-            y, above = y - self.basis @ inner, above + to_host(inner)
+            inner = matmul(adjoint(self.basis), y)
+            y, above = y - matmul(self.basis, inner), above + to_host(inner)
         q, r = xp.linalg.qr(y)
         corner = to_host(r)
         below = np.zeros((count, self.size))
@@ -130,7 +130,8 @@ class Sketch:
         if count == len(sizes):
             return q
         self.complete = True
-        return q @ self.op.xp.asarray(left[:, :count], dtype=q.dtype, device=self.op.device)
+        turn = self.op.xp.asarray(left[:, :count], dtype=q.dtype, device=self.op.device)
+        return matmul(q, turn)
 
     def _noise(self) -> float:
         # The rounding of a product is near 1 unit of its norm.

@@ -19,6 +19,7 @@ from specdens._arrays import (
     device,
     is_array,
     is_complex,
+    matmul,
     namespace,
     require_finite,
     result_dtype,
@@ -374,10 +375,10 @@ class DiagonalPlusLowRank(LinearOperator):
         return low if low == high else None
 
     def _matmat(self, x: Array) -> Array:
-        update = self.left @ (self.inner @ (adjoint(self.right) @ x))
+        update = matmul(self.left, matmul(self.inner, matmul(adjoint(self.right), x)))
         return self.d[:, None] * x + update
 
     def _rmatmat(self, x: Array) -> Array:
-        update = self.right @ (adjoint(self.inner) @ (adjoint(self.left) @ x))
+        update = matmul(self.right, matmul(adjoint(self.inner), matmul(adjoint(self.left), x)))
         d = self.xp.conj(self.d) if is_complex(self.d) else self.d
         return d[:, None] * x + update
