@@ -17,7 +17,8 @@ SPECDENS = """
     hutch_plus_plus traces diagonal_estimators diagonals application pairs green
     quadratic_forms likelihood correlation spectral_density densities counting files
     functionals spectral_run run_files extremes distribution recording spectra summaries
-    norms __init__ testing _torch_batches _torch_graphs torch plotting cli __main__
+    norms __init__ testing _torch_batches _torch_graphs _torch_curvature torch
+    plotting cli __main__
 """
 
 SEND = """
@@ -28,7 +29,14 @@ SEND = """
 """
 
 HOMES = {
-    "specdens": {"_kernels.rows", "_kernels.csr", "_torch_batches", "_torch_graphs", "torch"},
+    "specdens": {
+        "_kernels.rows",
+        "_kernels.csr",
+        "_torch_batches",
+        "_torch_graphs",
+        "_torch_curvature",
+        "torch",
+    },
 }
 """The files that are loaded only where their heavy library is."""
 
