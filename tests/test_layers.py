@@ -19,7 +19,8 @@ SPECDENS = """
     hutch_plus_plus traces diagonal_estimators diagonals application pairs green
     quadratic_forms likelihood correlation spectral_density densities counting files
     functionals spectral_run run_files extremes distribution recording spectra summaries
-    norms __init__ testing _torch_batches _torch_graphs torch plotting cli __main__
+    norms __init__ testing _torch_batches _torch_graphs _torch_curvature torch
+    plotting cli __main__
 """
 
 SEND = """
@@ -29,7 +30,7 @@ SEND = """
     cli __main__
 """
 
-HOMES = {"specdens": {"_torch_batches", "_torch_graphs", "torch"}}
+HOMES = {"specdens": {"_torch_batches", "_torch_graphs", "_torch_curvature", "torch"}}
 """The files that are loaded only where their heavy library is; those of `_kernels`, too."""
 
 HEAVY = {
