@@ -191,16 +191,20 @@ def _slice(offset: int, count: int, first: int, shape: tuple[int, int]) -> Slice
 def pays_as_diagonals(a: Any) -> bool:
     """Whether a SciPy array in DIA format is better not made a CSR array, which has no zeros.
 
-    Without compiled code CSR is faster, and with many zeros it is smaller.
+    Without compiled code CSR is faster, with many zeros it is smaller, and in single precision a
+    step with 8 columns took 1.8 times as long with diagonals (benchmarks/speed_lattice.py).
     """
     square, stored = a.shape[0] == a.shape[1], a.data.size
-    if not square or stored < LEAST_ENTRIES or kernel("lattice", "lattice_step") is None:
+    double = working_dtype(default_namespace(), a.dtype) in (np.float64, np.complex128)
+    if not (square and double) or stored < LEAST_ENTRIES:
+        return False
+    if kernel("lattice", "lattice_step") is None:
         return False
     return bool(3 * np.count_nonzero(a.data) >= 2 * stored)
 
 
 def diagonals_of_dia(a: Any) -> Diagonals:
-    """Return a SciPy or CuPy array in DIA format, whose entries are aligned by columns."""
+    """Return a SciPy array in DIA format, whose entries are aligned by columns."""
     rows, columns = a.shape
     offsets, lines = [], []
     for offset, stored in zip(a.offsets.tolist(), a.data, strict=True):
