@@ -37,9 +37,10 @@ BLOCKS = 1.5
 
 def rows(settings: Settings) -> list[Row]:
     """Fit exponents to what fresh processes measure: time, and the peak of memory beside A."""
-    sides = [side for side in SIDES if side**3 <= 1.01 * settings.largest]
     found = []
     for lattice in LATTICES:
+        largest = settings.largest if "stencil" in lattice else min(settings.largest, 1e7)
+        sides = [side for side in SIDES if side**3 <= 1.01 * largest]
         points = [_in_process(lattice, side, settings.few) for side in sides]
         last = points[-1]
         about = f"density, {MOMENTS} moments, {PROBES} vectors, 3-D lattice, {lattice}"

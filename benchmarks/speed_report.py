@@ -41,8 +41,8 @@ TITLES = {
     "scores": ("Scores of answers", "Seconds of batches are those of a chunk, scaled."),
     "hessian": (
         "Hessians",
-        "Ours with the making of the operator and its checks, theirs without; a gradient is what no "
-        "product can be cheaper than.",
+        "Ours with the making of the operator and its checks, theirs without; no product can be "
+        "cheaper than a gradient.",
     ),
     "gpu": ("On a GPU", ""),
     "lattice": (
