@@ -31,7 +31,7 @@ def rows(settings: Settings) -> list[Row]:
         }
         work = f"{_work(settings)}, {np.dtype(dtype).name}"
         found += compared(
-            work, _ours(b, BOUNDS), others, targets, settings.few, checked=_deviation(b)
+            work, _ours(b, BOUNDS), others, targets, settings.repeats, checked=_deviation(b)
         )
     return found if settings.quick else found + _kwant(a, settings)
 
