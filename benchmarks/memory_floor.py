@@ -24,8 +24,7 @@ def streaming(size: int, *, times: int = 1) -> Job:
         for _ in range(times):
             _triad(x, y, 0.5)
 
-    job = seconds(work)
-    return lambda: job() / times
+    return seconds(work, times=1 / times)
 
 
 @njit(parallel=True, cache=True)

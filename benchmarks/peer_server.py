@@ -1,10 +1,7 @@
 """Other packages in environments of their own, kept running: a process that answers JSON lines.
 
 It keeps the matrices it has read and reports the seconds of the call alone, so that the calls of
-several packages can be timed in turn. `peers.py` makes the environment of the log-determinants;
-this script makes that of kwant, which compiles for about two minutes:
-
-    python benchmarks/peer_server.py FOLDER
+several packages can be timed in turn. `environments.py` makes the environments.
 """
 
 from __future__ import annotations
@@ -20,25 +17,6 @@ from typing import Any
 
 from timing import Job, Unavailable
 
-KWANT = (
-    ("numpy<2", "scipy<1.15", "cython<3", "setuptools<75", "wheel"),
-    ("--no-build-isolation", "tinyarray"),
-    ("--no-build-isolation", "kwant==1.5.0"),
-)
-"""What pip is given, in this order: without NumPy at hand kwant's build fails."""
-
-
-def prepare_kwant(folder: Path) -> None:
-    """Make kwant's environment; where that fails, its message is what a request answers."""
-    subprocess.run([sys.executable, "-m", "venv", str(folder)], check=True)
-    for arguments in KWANT:
-        pip = [str(folder / "bin" / "python"), "-m", "pip", "install", "--quiet", *arguments]
-        done = subprocess.run(pip, capture_output=True, text=True, check=False)
-        if done.returncode:
-            (folder / "failed.txt").write_text(done.stderr)
-            print(done.stderr, file=sys.stderr)
-            return
-
 
 class Peer:
     """A running process of an environment.
@@ -47,10 +25,15 @@ class Peer:
     ----------
     folder : Path
         Of the environment. One that is missing or broken shows when it is asked.
+
+    Attributes
+    ----------
+    answers : dict
+        The last answer to each request, by its text.
     """
 
     def __init__(self, folder: Path) -> None:
-        self.folder = folder
+        self.folder, self.answers = folder, dict[str, dict[str, Any]]()
         self._process: subprocess.Popen[str] | None = None
 
     def ask(self, request: dict[str, Any]) -> dict[str, Any]:
@@ -76,6 +59,7 @@ class Peer:
         answer: dict[str, Any] = json.loads(line)
         if "error" in answer:
             raise Unavailable(answer["error"])
+        self.answers[json.dumps(request)] = answer
         return answer
 
     def job(self, request: dict[str, Any], *, times: float = 1) -> Job:
@@ -90,18 +74,13 @@ class Peer:
             self._process = None
 
     def _started(self) -> subprocess.Popen[str]:
-        python, failed = self.folder / "bin" / "python", self.folder / "failed.txt"
-        if failed.exists():
-            raise Unavailable(failed.read_text().strip().splitlines()[-1])
+        python = self.folder / "bin" / "python"
         if not python.exists():
-            raise Unavailable(f"there is no environment in {self.folder.name}")
-        threads = {
-            "OMP_NUM_THREADS": str(os.cpu_count()),
-            "OPENBLAS_NUM_THREADS": str(os.cpu_count()),
-        }
+            msg = f"there is no environment in {self.folder}: python benchmarks/environments.py"
+            raise Unavailable(msg)
         return subprocess.Popen(
-            [str(python), __file__, "serve"], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL, text=True, env=os.environ | threads,
+            [str(python), __file__], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL, text=True, env=os.environ,
         )  # fmt: skip
 
 
@@ -109,7 +88,8 @@ def imate(a: Any, request: dict[str, Any]) -> float:
     """All threads unless told, no early end, its default: no orthogonalisation."""
     import imate as package
 
-    probes, threads = request["probes"], request.get("threads", os.cpu_count())
+    all_threads = int(os.environ.get("OMP_NUM_THREADS", str(os.cpu_count())))
+    probes, threads = request["probes"], request.get("threads", all_threads)
     options = {"min_num_samples": probes, "max_num_samples": probes, "num_threads": threads}
     options |= {"lanczos_degree": request["degree"], "seed": request["seed"] + 1}
     return float(package.logdet(a, method="slq", **options))
@@ -141,8 +121,23 @@ def kwant(a: Any, request: dict[str, Any]) -> float:
     return float(abs(found.integrate()))
 
 
-PACKAGES: dict[str, Callable[[Any, dict[str, Any]], float]] = {
+def curvlinops(_: Any, request: dict[str, Any]) -> list[float]:
+    """Its stochastic Lanczos quadrature: the extreme Ritz values."""
+    from hessian_peers import by_curvlinops
+
+    return by_curvlinops(request["steps"], request["probes"], request.get("bounds"))
+
+
+def pyhessian(_: Any, request: dict[str, Any]) -> list[float]:
+    """Its density: the extreme Ritz values."""
+    from hessian_peers import by_pyhessian
+
+    return by_pyhessian(request["steps"], request["probes"])
+
+
+PACKAGES: dict[str, Callable[[Any, dict[str, Any]], Any]] = {
     "imate": imate, "scikit-primate": primate, "matfree": matfree, "kwant": kwant,
+    "curvlinops-for-pytorch": curvlinops, "pyhessian": pyhessian,
 }  # fmt: skip
 
 
@@ -151,18 +146,18 @@ def serve() -> None:
     from importlib.metadata import version
 
     answers, sys.stdout = sys.stdout, sys.stderr
-    matrices: dict[str, Any] = {}
+    matrices: dict[str | None, Any] = {None: None}
     for line in sys.stdin:
         request = json.loads(line)
         try:
-            path, package = request["matrix"], request["package"]
+            path, package = request.get("matrix"), request["package"]
             a = matrices[path] if path in matrices else matrices.setdefault(path, _matrix(path))
             started = time.perf_counter()
             value = PACKAGES[package](a, request)
-            answer = {"seconds": time.perf_counter() - started, "value": value}
-            answer["version"] = version(package)  # type: ignore[assignment]
+            spent = time.perf_counter() - started
+            answer = {"seconds": spent, "value": value, "version": version(package)}
         except Exception as problem:
-            answer = {"error": f"{type(problem).__name__}: {problem}"}  # type: ignore[dict-item]
+            answer = {"error": f"{type(problem).__name__}: {problem}"}
         print(json.dumps(answer), file=answers, flush=True)
 
 
@@ -174,7 +169,4 @@ def _matrix(path: str) -> Any:
 
 
 if __name__ == "__main__":
-    if sys.argv[1:] == ["serve"]:
-        serve()
-    else:
-        prepare_kwant(Path(sys.argv[1]))
+    serve()

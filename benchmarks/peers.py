@@ -2,9 +2,7 @@
 
 This file is both sides: `answers` runs it once more with the Python of that environment, writes a
 request to its standard input and reads the answer from its output, both as JSON. A package that
-cannot be installed or fails answers with its error. The script itself makes the environment:
-
-    python benchmarks/peers.py FOLDER
+is missing or fails answers with its error. `environments.py` makes the environment.
 """
 
 from __future__ import annotations
@@ -17,17 +15,6 @@ from pathlib import Path
 from typing import Any
 
 PEERS = ("imate", "scikit-primate", "matfree")
-REQUIREMENTS = Path(__file__).parent / "requirements.txt"
-
-
-def prepare(folder: Path) -> None:
-    """Make the environment; a package that does not install shows when it is asked."""
-    subprocess.run([sys.executable, "-m", "venv", str(folder)], check=True)
-    for line in REQUIREMENTS.read_text().splitlines():
-        if line and not line.startswith("#"):
-            pip = [str(folder / "bin" / "python"), "-m", "pip", "install", "--quiet", line]
-            if subprocess.run(pip, check=False).returncode:
-                print(f"{line} does not install", file=sys.stderr)
 
 
 def answers(folder: Path, request: dict[str, Any]) -> dict[str, Any]:
@@ -48,8 +35,8 @@ def answers(folder: Path, request: dict[str, Any]) -> dict[str, Any]:
     """
     python = folder / "bin" / "python"
     if not python.exists():
-        return {"error": f"there is no environment in {folder}: python benchmarks/peers.py FOLDER"}
-    command = [str(python), __file__, "answer"]
+        return {"error": f"there is no environment in {folder}: python benchmarks/environments.py"}
+    command = [str(python), __file__]
     done = subprocess.run(
         command, input=json.dumps(request), capture_output=True, text=True, check=False
     )
@@ -130,7 +117,4 @@ def answer(request: dict[str, Any]) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    if sys.argv[1:] == ["answer"]:
-        print(json.dumps(answer(json.load(sys.stdin))))
-    else:
-        prepare(Path(sys.argv[1]))
+    print(json.dumps(answer(json.load(sys.stdin))))

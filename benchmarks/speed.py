@@ -1,12 +1,12 @@
 """How fast: whole calls, as users make them, beside other packages and the limits of the machine.
 
-    python benchmarks/speed.py                    everything: about an hour on two cores
+    python benchmarks/speed.py                    everything: 45 minutes on two cores
     python benchmarks/speed.py --only kpm steps   some parts; the other rows stay as they were
     python benchmarks/speed.py --quick            small matrices, into speed_quick.json
 
-Other packages live in environments of their own, made beforehand: `peers.py out/peers` and
-`peer_server.py out/kwant`; rows of those that are missing say so. All use all cores, except SciPy,
-whose sparse products have one thread. `speed_report.py` makes the page.
+Other packages live in environments of their own, made beforehand by `environments.py`; rows of
+those that are missing say so. All use all cores, except SciPy, whose sparse products have one
+thread. `speed_report.py` makes the page.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ PARTS = (
 """Each is a file ``speed_PART.py`` with a function ``rows(settings)``, or one that needs none."""
 
 QUICK = ("kpm", "steps", "dense", "start")
-SMALL = {"side": 46, "order": 1500, "repeats": 3}
+SMALL = {"side": 46, "order": 1500, "repeats": 3, "largest": 1e5}
 
 
 def main() -> None:
@@ -48,9 +48,8 @@ def main() -> None:
     sizes |= {name: vars(options)[name] for name in SMALL if vars(options)[name] is not None}
     with tempfile.TemporaryDirectory() as folder:
         settings = Settings(
-            **sizes, quick=options.quick, folder=Path(folder), peers=options.peers,
-            kwant=options.kwant,
-        )  # fmt: skip
+            **sizes, quick=options.quick, folder=Path(folder), environments=options.environments
+        )
         for part in options.only or (QUICK if options.quick else PARTS):
             print(f"== {part}", flush=True)
             found = measured(part, settings)
@@ -66,8 +65,8 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--side", type=int, help="of the lattices, at least 34 (default 100)")
     parser.add_argument("--order", type=int, help="of the dense matrices (default 4000)")
     parser.add_argument("--repeats", type=int, help="turns that count (default 7)")
-    parser.add_argument("--peers", type=Path, default=Settings.peers)
-    parser.add_argument("--kwant", type=Path, default=Settings.kwant)
+    parser.add_argument("--largest", type=float, help="sites, for growth (default 1e7)")
+    parser.add_argument("--environments", type=Path, default=Settings.environments)
     return parser.parse_args()
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from scipy.linalg import cholesky
 from speed_settings import Settings
-from timing import Row, compared, seconds
+from timing import Row, compared, interleaved, row, seconds
 
 import specdens
 from specdens.testing import with_spectrum
@@ -19,19 +19,20 @@ def rows(settings: Settings) -> list[Row]:
     a = with_spectrum(np.geomspace(1e-3, 10, settings.order))
     request = {"matrix": settings.saved("dense", a), "degree": DEGREE, "probes": PROBES, "seed": 0}
     names = [name for name in TARGETS if not (settings.quick and name == "scikit-primate")]
-    server = settings.peer("imate")
+    server = settings.peer("peers")
     others = {name: server.job(request | {"package": name}) for name in names}
-    found = []
-    for method in ("lanczos", "chebyshev"):
-        work = (
-            f"log-det by {method}, dense, n = {settings.order:,}, {PROBES} probes x {DEGREE} "
-            "products, float64"
-        )
-        ours = seconds(lambda method=method: specdens.logdet(
+    ours = {
+        f"log-det by {method}, dense, n = {settings.order:,}, {PROBES} probes x {DEGREE} products, "
+        "float64": seconds(lambda method=method: specdens.logdet(
             a, method=method, moments=2 * DEGREE, probes=PROBES, rng=0
-        ))  # fmt: skip
-        found += compared(work, ours, others, TARGETS, settings.few)
+        ))
+        for method in ("lanczos", "chebyshev")
+    }  # fmt: skip
+    spent = interleaved(ours | others, settings.few)
     server.close()
+    found = [
+        row(work, name, spent[work], spent[name], TARGETS[name]) for work in ours for name in names
+    ]
     work = f"log-det, dense, n = {settings.order:,}, exact, float64"
     return found + compared(
         work, seconds(lambda: specdens.logdet(a)),

@@ -38,10 +38,17 @@ TITLES = {
         "Seconds in new processes; ratios are to the plain path, without compiled code.",
     ),
     "growth": ("Growth", "Exponents of time, and of peak memory beside A, in new processes."),
-    "scores": ("Scores of answers", ""),
-    "hessian": ("Hessians", ""),
+    "scores": ("Scores of answers", "Seconds of batches are those of a chunk, scaled."),
+    "hessian": (
+        "Hessians",
+        "Ours with the making of the operator and its checks, theirs without; no product can be "
+        "cheaper than a gradient.",
+    ),
     "gpu": ("On a GPU", ""),
-    "lattice": ("Lattices without a stored matrix", ""),
+    "lattice": (
+        "Lattices without a stored matrix",
+        "A step without a product moves x once and y twice: the least that any step moves.",
+    ),
 }
 
 COLORS = {"float64": 0, "float32": 1, "complex128": 2}

@@ -29,8 +29,10 @@ class Settings:
         Whether slow peers and long sweeps are left out.
     folder : Path
         For matrices that other processes read.
-    peers, kwant : Path
-        Environments.
+    largest : float
+        Sites of the largest lattice of the growth.
+    environments : Path
+        The folder in which `environments.py` made those of other packages.
     """
 
     side: int = 100
@@ -38,8 +40,8 @@ class Settings:
     repeats: int = 7
     quick: bool = False
     folder: Path
-    peers: Path = Path("out/peers")
-    kwant: Path = Path("out/kwant")
+    largest: float = 1e7
+    environments: Path = Path("out")
 
     @property
     def n(self) -> int:
@@ -60,6 +62,6 @@ class Settings:
             np.save(path, a)
         return str(path)
 
-    def peer(self, name: str) -> Peer:
-        """Return a process of the environment that has a package."""
-        return Peer(self.kwant if name == "kwant" else self.peers)
+    def peer(self, environment: str) -> Peer:
+        """Return the process of an environment."""
+        return Peer(self.environments / environment)

@@ -41,8 +41,13 @@ def target(dtype: Any, columns: int) -> float | None:
     return {8: 1.5, 16: 1.5, 32: 2.0}.get(columns) if dtype == np.float64 else None
 
 
-def fused(a: Any, columns: int, bounds: tuple[float, float] = (0.0, 12.0)) -> Job:
-    """Return our step as a job; x stays, and y goes to and fro, so that nothing grows."""
+def fused(
+    a: Any, columns: int, bounds: tuple[float, float] = (0.0, 12.0), *, product: bool = True
+) -> Job:
+    """Return our step as a job, with a product or without one: all it moves is x and y, then.
+
+    x stays, and y goes to and fro, so that nothing grows.
+    """
     step = specdens.aslinearoperator(a).recurrence(columns)
     assert step is not None, "the matrix is too small for the compiled step, or numba is missing"
     rng = np.random.default_rng(0)
@@ -51,7 +56,6 @@ def fused(a: Any, columns: int, bounds: tuple[float, float] = (0.0, 12.0)) -> Jo
 
     def work() -> None:
         for _ in range(TIMES):
-            step(x, y, 1 / half, -center / half, -1.0)
+            step(x, y, product / half, -center / half, -1.0)
 
-    job = seconds(work)
-    return lambda: job() / TIMES
+    return seconds(work, times=1 / TIMES)

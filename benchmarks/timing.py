@@ -8,10 +8,13 @@ from __future__ import annotations
 import gc
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
+from functools import cache
 from typing import Any, TypeAlias
 
-__all__ = ["Job", "Row", "Unavailable", "compared", "interleaved", "row", "seconds", "spread"]
+__all__ = [
+    "Job", "Row", "Unavailable", "compared", "interleaved", "once", "row", "seconds", "spread",
+]  # fmt: skip
 
 Job: TypeAlias = Callable[[], float]
 """Does its work and returns the seconds that count: a server's are its own."""
@@ -27,15 +30,20 @@ class Unavailable(Exception):
     """What is compared with cannot be run; the message goes into the results."""
 
 
-def seconds(work: Callable[[], object]) -> Job:
-    """Return the job that does this work in our process."""
+def seconds(work: Callable[[], object], *, times: float = 1) -> Job:
+    """Return the job that does this work in our process, its seconds scaled."""
 
     def job() -> float:
         started = time.perf_counter()
         work()
-        return time.perf_counter() - started
+        return times * (time.perf_counter() - started)
 
     return job
+
+
+def once(work: Callable[[], object]) -> Job:
+    """Return the job of a work of minutes: it is done in the first turn and its seconds kept."""
+    return cache(seconds(work))
 
 
 def interleaved(jobs: dict[str, Job], repeats: int) -> dict[str, list[float] | str]:
@@ -97,14 +105,23 @@ def compared(
     others: dict[str, Job],
     targets: dict[str, float | None],
     repeats: int,
+    *,
+    at_most: bool | Collection[str] = False,
     **more: Any,
 ) -> list[Row]:
-    """Return a line for each of the others, all timed in turn with ours."""
+    """Return a line for each of the others, all timed in turn with ours.
+
+    `at_most` says that the others are limits, or which of them.
+    """
+    limits = (others if at_most else ()) if isinstance(at_most, bool) else at_most
     found = interleaved({"ours": ours, **others}, repeats)
     mine = found["ours"]
     if isinstance(mine, str):
         raise Unavailable(mine)
     return [
-        row(work, name, mine, found[name], targets.get(name), repeats=repeats, **more)
+        row(
+            work, name, mine, found[name], targets.get(name), at_most=name in limits,
+            repeats=repeats, **more,
+        )
         for name in others
-    ]
+    ]  # fmt: skip
