@@ -59,7 +59,7 @@ SPHERE = 16
 ROWS_OF_A_BLOCK = 128
 """Rows whose signs come from one counter."""
 
-NUMBERS_AT_ONCE = 2**20
+NUMBERS_AT_ONCE = 2**18
 
 LEAST_SIGNS = 2**22
 """With fewer, loading compiled code takes longer than what it saves."""

@@ -50,6 +50,9 @@ SQUARED_AT_ONCE = 2**24
 LEAST_ENTRIES = 2**18
 """With fewer, loading compiled code takes longer than what it saves."""
 
+VALUES_AT_ONCE = 2**18
+"""Entries of a sparse matrix that a reduction looks at in one go."""
+
 RANGE = (1e-70, 1e70)
 """Norms whose fourth powers are floating-point numbers."""
 
@@ -107,10 +110,10 @@ class ExplicitOperator(LinearOperator):
     @cached_property
     def largest(self) -> float:
         """``max |a_ij|``, 0 for an empty matrix; NaN or infinite if an entry is."""
-        values = self.values()
-        if 0 in values.shape:
+        if 0 in self.values().shape:
             return 0.0
-        return float(self.xp.max(self.xp.abs(values)))
+        found = [float(self.xp.max(self.xp.abs(part))) for part in self._portions()]
+        return float(np.max(found))  # which a NaN passes through
 
     @property
     def nnz(self) -> int:
@@ -276,7 +279,7 @@ class SparseOperator(ExplicitOperator):
         if is_cupy_array(a.data):
             on_cupy = kernel("torch_step", "of_cupy")
             return None if on_cupy is None else on_cupy(a.indptr, a.indices, a.data, columns)
-        step = kernel("csr", "csr_step")
+        step = self._kernel("csr", "csr_step")
         return None if step is None else partial(step, a.indptr, a.indices, a.data)
 
     def _matmat(self, x: Array) -> Array:
@@ -291,17 +294,37 @@ class SparseOperator(ExplicitOperator):
         """Return the stored entries, shape (nnz,)."""
         return self.array.data
 
+    def _portions(self) -> list[Array]:
+        size = self.array.data.shape[0]
+        return [self.array.data[i : i + VALUES_AT_ONCE] for i in range(0, size, VALUES_AT_ONCE)]
+
     def diagonal(self) -> Array:
         """Return the diagonal."""
         return self.array.diagonal()
 
     def absolute_row_sums(self) -> Array:
         """Return the sums of moduli over rows."""
+        fast = self._kernel("mirror", "absolute_row_sums")
+        if fast is not None:
+            return fast(self.array.indptr, self.array.data)
         sums = abs(self.array).astype(self.xp.float64).sum(axis=1)
         return self.xp.reshape(self.xp.asarray(sums), (-1,))
 
+    def _kernel(self, module: str, name: str) -> Any:
+        """Return compiled code for a matrix on the host that is worth starting it, or None."""
+        host = isinstance(self.array.data, np.ndarray)
+        return kernel(module, name) if host and self.nnz >= LEAST_ENTRIES else None
+
+    @cached_property
+    def _distances(self) -> tuple[float, float] | None:
+        """How far A is from its adjoint, absolutely and by rows, where compiled code tells."""
+        fast, a = self._kernel("mirror", "distances_from_adjoint"), self.array
+        return None if fast is None else fast(a.indptr, a.indices, a.data)
+
     def asymmetry(self) -> float:
         """Return the largest deviation from the adjoint."""
+        if self._distances is not None:
+            return self._distances[0]
         difference = (self.array - self.array.conj().T).data
         return float(self.xp.max(self.xp.abs(difference))) if difference.size else 0.0
 
@@ -314,7 +337,7 @@ class SparseOperator(ExplicitOperator):
         if not first or flops > SQUARE_FLOPS:
             return first
         large = self.nnz >= LEAST_ENTRIES
-        fast = kernel("powers", "third_and_fourth") if large else None
+        fast = self._kernel("powers", "third_and_fourth")
         if large and flops > (SQUARE_FLOPS_STORED if fast is None else SQUARE_FLOPS_LARGE):
             return first
         if fast is not None:
@@ -340,6 +363,8 @@ class SparseOperator(ExplicitOperator):
 
     def equals_adjoint(self, tolerance: float) -> bool:
         """Whether no entry differs from its mirror by more than a share of both its rows."""
+        if self._distances is not None:
+            return self._distances[1] <= tolerance
         xp, difference = self.xp, (self.array - self.array.conj().T).tocoo()
         if not difference.data.any():
             return True
