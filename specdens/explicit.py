@@ -98,7 +98,10 @@ class ExplicitOperator(LinearOperator):
         raise NotImplementedError
 
     def dense(self) -> Array:
-        """Return the matrix as a dense array in double precision, on its device."""
+        """Return the matrix as a dense array in double precision, on its device.
+
+        It may be A itself: not to be changed.
+        """
         raise NotImplementedError
 
     def csc_on_host(self) -> Any:
@@ -152,7 +155,7 @@ class ExplicitOperator(LinearOperator):
     def _double(self, a: Array) -> Array:
         xp = self.xp
         complex_ = xp.isdtype(self.dtype, "complex floating")
-        return xp.astype(a, xp.complex128 if complex_ else xp.float64)
+        return xp.astype(a, xp.complex128 if complex_ else xp.float64, copy=False)
 
 
 def _sum_of_squares(xp: Any, values: Array) -> float:

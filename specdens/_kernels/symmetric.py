@@ -12,7 +12,7 @@ from typing import Any, TypeAlias
 
 import numpy as np
 from llvmlite import ir
-from numba import njit, prange, types
+from numba import get_num_threads, njit, prange, set_num_threads, types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
@@ -34,10 +34,11 @@ CHUNK = 48
 PORTION = 2**18
 """Bytes of x that a chunk of rows meets before the next ones."""
 
+ALONE = 2**24
+"""Multiplications up to which one thread does not wait for others: they may be busy elsewhere."""
 
-def dense_step(
-    matrix: Host, x: Host, y: Host, a: Any, b: Any, c: Any
-) -> tuple[Host, Host]:
+
+def dense_step(matrix: Host, x: Host, y: Host, a: Any, b: Any, c: Any) -> tuple[Host, Host]:
     """Set y to ``a A x + b x + c y``; return ``<y, y>`` and ``<y, x>`` by columns.
 
     Parameters
@@ -63,7 +64,12 @@ def dense_step(
     partial = np.zeros((-(-n // CHUNK), 2, width))
     together = (0,) * min(MOST_ROWS, SUMS // vectors)
     portion = PORTION // (width * x.itemsize)
-    _all_rows(matrix, read, portion, x, y, abc, partial, together, (0,) * vectors)
+    threads = get_num_threads()
+    set_num_threads(1 if read * n * width <= ALONE else threads)
+    try:
+        _all_rows(matrix, read, portion, x, y, abc, partial, together, (0,) * vectors)
+    finally:
+        set_num_threads(threads)
     squares, mixed = partial.sum(axis=0)
     return squares, mixed
 
