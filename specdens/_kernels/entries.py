@@ -1,7 +1,9 @@
-"""What the entries of a dense square matrix tell, from about one pass over memory.
+"""What the entries of a dense square matrix tell, from one pass over memory.
 
-Tiles on both sides of the diagonal are compared while the rows of one of them are in the cache.
-Each row is the work of one thread, so that results do not depend on their number.
+Blocks on both sides of the diagonal are looked at together: read by rows first, which brings them
+into the cache, then compared by tiles. Pairs of blocks are dealt out to chunks that depend on the
+order of the matrix only, and the sums of chunks are added in their order: results do not depend on
+the number of threads.
 """
 
 from __future__ import annotations
@@ -11,15 +13,18 @@ from typing import Any, TypeAlias
 import numpy as np
 from numba import njit, prange
 
-__all__ = ["TILE", "entry_statistics"]
+__all__ = ["BLOCK", "TILE", "entry_statistics"]
 
 Host: TypeAlias = np.ndarray[Any, Any]
 
-TILE = 32
-"""Rows and columns: two tiles of double precision fit into the first cache."""
+BLOCK = 128
+"""Rows and columns: two blocks of double precision fit into the second cache."""
 
-CHUNKS = 32
-"""As many threads can be used; rows of tiles are dealt out to them: later ones are shorter."""
+TILE = 32
+"""Rows and columns of what is turned over at a time: it fits into the first cache."""
+
+CHUNKS = 16
+"""As many threads can be used."""
 
 
 def entry_statistics(matrix: Host) -> tuple[Host, Host, float, float]:
@@ -38,27 +43,36 @@ def entry_statistics(matrix: Host) -> tuple[Host, Host, float, float]:
     """
     n = len(matrix)
     bits = matrix.view(f"i{matrix.itemsize}")
-    largest, sums, squares = np.zeros(n, np.int64), np.zeros(n), np.zeros(n)
-    deviations = np.zeros((CHUNKS, TILE))
-    _all_tiles(matrix, bits, np.iinfo(bits.dtype).max, largest, sums, squares, deviations)
-    sizes = largest.astype(bits.dtype).view(matrix.dtype).astype(np.float64)
-    return sizes, sums, float(squares.sum()), float(deviations.max(initial=0.0))
+    pairs = np.stack(np.triu_indices(-(-n // BLOCK)), axis=1)
+    largest, sums = np.zeros((CHUNKS, n), np.int64), np.zeros((CHUNKS, n))
+    squares, deviations = np.zeros(CHUNKS), np.zeros((CHUNKS, TILE))
+    modulus = np.iinfo(bits.dtype).max
+    _all_pairs(matrix, bits, modulus, pairs, largest, sums, squares, deviations)
+    sizes = largest.max(axis=0).astype(bits.dtype).view(matrix.dtype).astype(np.float64)
+    return sizes, sums.sum(axis=0), float(squares.sum()), float(deviations.max())
 
 
 @njit(parallel=True, nogil=True, cache=True)
-def _all_tiles(matrix, bits, modulus, largest, sums, squares, deviations):  # type: ignore[no-untyped-def]
+def _all_pairs(  # type: ignore[no-untyped-def]
+    matrix, bits, modulus, pairs, largest, sums, squares, deviations
+):
     n = len(matrix)
-    tiles = -(-n // TILE)
     for chunk in prange(CHUNKS):
-        here, mirror = np.zeros((TILE, TILE)), np.zeros((TILE, TILE))
-        for i in range(chunk, tiles, CHUNKS):
-            rows = range(i * TILE, min(n, (i + 1) * TILE))
-            for row in rows:
-                sums[row], squares[row] = _sums(matrix[row])
-                largest[row] = _largest(bits[row], modulus)
-            for j in range(i, tiles):
-                _copy(matrix, i * TILE, j * TILE, here, mirror)
-                _compare(here, mirror, deviations[chunk])
+        mirror = np.zeros((TILE, TILE), matrix.dtype)
+        for pair in range(chunk, len(pairs), CHUNKS):
+            i, j = pairs[pair] * BLOCK
+            for a, b in ((i, j), (j, i)):
+                for row in range(a, min(n, a + BLOCK)):
+                    total, more = _sums(matrix[row, b : b + BLOCK])
+                    most = _largest(bits[row, b : b + BLOCK], modulus)
+                    sums[chunk, row] += total
+                    squares[chunk] += more
+                    largest[chunk, row] = max(largest[chunk, row], most)
+                if i == j:
+                    break
+            for a in range(i, min(n, i + BLOCK), TILE):
+                for b in range(j, min(n, j + BLOCK), TILE):
+                    _compare(matrix, a, b, mirror, deviations[chunk])
 
 
 @njit(nogil=True, fastmath={"reassoc", "contract", "nsz"})
@@ -74,7 +88,7 @@ def _sums(x):  # type: ignore[no-untyped-def]
 
 @njit(nogil=True)
 def _largest(bits, modulus):  # type: ignore[no-untyped-def]
-    """Return the largest modulus: in bits floating-point numbers are ordered, NaN on top."""
+    """Return the largest modulus: by their bits floating-point numbers are ordered, NaN on top."""
     found = 0
     for k in range(len(bits)):
         found = max(found, bits[k] & modulus)
@@ -82,22 +96,14 @@ def _largest(bits, modulus):  # type: ignore[no-untyped-def]
 
 
 @njit(nogil=True)
-def _copy(matrix, first, start, here, mirror):  # type: ignore[no-untyped-def]
-    """Set tiles to one of the matrix, and to the transpose of that on the other side."""
-    rows, columns = min(TILE, len(matrix) - first), min(TILE, len(matrix) - start)
-    if rows < TILE or columns < TILE:
-        here[:], mirror[:] = 0, 0
-    for row in range(rows):
-        for column in range(columns):
-            here[row, column] = matrix[first + row, start + column]
+def _compare(matrix, i, j, mirror, deviations):  # type: ignore[no-untyped-def]
+    """Compare a tile with that on the other side, which is turned over first."""
+    rows, columns = min(TILE, len(matrix) - i), min(TILE, len(matrix) - j)
     for column in range(columns):
         for row in range(rows):
-            mirror[row, column] = matrix[start + column, first + row]
-
-
-@njit(nogil=True)
-def _compare(here, mirror, deviations):  # type: ignore[no-untyped-def]
-    for row in range(TILE):
-        for k in range(TILE):
-            size = abs(here[row, k] - mirror[row, k])
+            mirror[row, column] = matrix[j + column, i + row]
+    for row in range(rows):
+        here, there = matrix[i + row, j : j + columns], mirror[row, :columns]
+        for k in range(len(here)):
+            size = abs(np.float64(here[k]) - np.float64(there[k]))
             deviations[k] = size if size > deviations[k] else deviations[k]
