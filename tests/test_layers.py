@@ -9,7 +9,7 @@ ROOT = Path(__file__).parents[1]
 
 SPECDENS = """
     _kernels.vectors _kernels.rows _kernels.csr _kernels.powers _kernels.gram _kernels.dense
-    _kernels.symmetric _kernels.entries
+    _kernels.threads _kernels.symmetric _kernels.entries
     _kernels.tiles _kernels.lattice _kernels.__init__ _arrays _probes chebyshev results
     linear_operator explicit slices bands adapters operators lattices recurrences lanczos
     quadrature moments bounds exact preparation gram_zeros structure union inertias pencils
@@ -33,7 +33,7 @@ HOMES = {
     "specdens": {
         "_kernels.vectors", "_kernels.rows", "_kernels.csr", "_kernels.powers", "_kernels.gram",
         "_kernels.dense", "_kernels.tiles", "_kernels.lattice", "_kernels.symmetric",
-        "_kernels.entries",
+        "_kernels.entries", "_kernels.threads",
         "_torch_batches", "_torch_graphs", "torch",
     },
 }  # fmt: skip

@@ -13,6 +13,8 @@ from typing import Any, TypeAlias
 import numpy as np
 from numba import njit, prange
 
+from specdens._kernels.threads import one_thread_if
+
 __all__ = ["BLOCK", "TILE", "entry_statistics"]
 
 Host: TypeAlias = np.ndarray[Any, Any]
@@ -25,6 +27,9 @@ TILE = 32
 
 CHUNKS = 16
 """As many threads can be used."""
+
+ALONE = 2**22
+"""Entries up to which one thread does not wait for others."""
 
 
 def entry_statistics(matrix: Host) -> tuple[Host, Host, float, float]:
@@ -47,7 +52,8 @@ def entry_statistics(matrix: Host) -> tuple[Host, Host, float, float]:
     largest, sums = np.zeros((CHUNKS, n), np.int64), np.zeros((CHUNKS, n))
     squares, deviations = np.zeros(CHUNKS), np.zeros((CHUNKS, TILE))
     modulus = np.iinfo(bits.dtype).max
-    _all_pairs(matrix, bits, modulus, pairs, largest, sums, squares, deviations)
+    with one_thread_if(matrix.size <= ALONE):
+        _all_pairs(matrix, bits, modulus, pairs, largest, sums, squares, deviations)
     sizes = largest.max(axis=0).astype(bits.dtype).view(matrix.dtype).astype(np.float64)
     return sizes, sums.sum(axis=0), float(squares.sum()), float(deviations.max())
 

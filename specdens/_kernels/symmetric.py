@@ -12,10 +12,11 @@ from typing import Any, TypeAlias
 
 import numpy as np
 from llvmlite import ir
-from numba import get_num_threads, njit, prange, set_num_threads, types
+from numba import njit, prange, types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
+from specdens._kernels.threads import one_thread_if
 from specdens._kernels.vectors import LONG, Vectors
 
 __all__ = ["dense_step"]
@@ -35,7 +36,7 @@ PORTION = 2**18
 """Bytes of x that a chunk of rows meets before the next ones."""
 
 ALONE = 2**24
-"""Multiplications up to which one thread does not wait for others: they may be busy elsewhere."""
+"""Multiplications up to which one thread does not wait for others."""
 
 
 def dense_step(matrix: Host, x: Host, y: Host, a: Any, b: Any, c: Any) -> tuple[Host, Host]:
@@ -64,12 +65,8 @@ def dense_step(matrix: Host, x: Host, y: Host, a: Any, b: Any, c: Any) -> tuple[
     partial = np.zeros((-(-n // CHUNK), 2, width))
     together = (0,) * min(MOST_ROWS, SUMS // vectors)
     portion = PORTION // (width * x.itemsize)
-    threads = get_num_threads()
-    set_num_threads(1 if read * n * width <= ALONE else threads)
-    try:
+    with one_thread_if(read * n * width <= ALONE):
         _all_rows(matrix, read, portion, x, y, abc, partial, together, (0,) * vectors)
-    finally:
-        set_num_threads(threads)
     squares, mixed = partial.sum(axis=0)
     return squares, mixed
 

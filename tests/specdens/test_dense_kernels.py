@@ -113,6 +113,14 @@ def test_the_entries_are_those_of_numpy(dtype, n, seed):
     assert deviation == abs(wide - wide.T).max()
 
 
+def test_statistics_do_not_depend_on_threads(monkeypatch):
+    a = random_symmetric(np.random.default_rng(0), 700, "float64")
+    alone = entries.entry_statistics(a)
+    monkeypatch.setattr(entries, "ALONE", 0)
+    for one, many in zip(alone, entries.entry_statistics(a), strict=True):
+        assert np.array_equal(one, many)
+
+
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 @pytest.mark.parametrize("value", [np.nan, -np.nan, np.inf, -np.inf])
 @pytest.mark.parametrize("place", [(0, 0), (33, 2), (64, 64), (1, 64)])
