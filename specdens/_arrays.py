@@ -260,9 +260,8 @@ def _host_cholesky_diagonal(a: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
     from scipy.linalg import get_lapack_funcs
 
     (factor,) = get_lapack_funcs(("potrf",), (a,))  # type: ignore[misc]  # stubs: the other way
-    # LAPACK counts by columns: the lower triangle of rows is an upper one.
-    by_rows = not a.flags.f_contiguous
-    factors, failed = factor(a.T if by_rows else a, lower=not by_rows, clean=False)
+    # LAPACK counts by columns. The transpose is the conjugate, whose factor has the same diagonal.
+    factors, failed = factor(a if a.flags.f_contiguous else a.T, lower=True, clean=False)
     diagonal = np.real(np.diagonal(factors)).copy()
     diagonal[failed - 1 if failed else len(a) :] = 0
     return diagonal
