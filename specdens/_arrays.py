@@ -296,6 +296,9 @@ def require_finite(x: Array, what: str) -> None:
 def cholesky_diagonal(a: Array) -> Array | None:
     """Return the diagonal of the Cholesky factor of a, or None if a is not positive definite."""
     xp = namespace(a)
+    if is_numpy_array(a):
+        diagonal = _host_cholesky_diagonal(a)
+        return diagonal if np.all(np.isfinite(diagonal) & (diagonal > 0)) else None
     try:
         diagonal = xp.linalg.diagonal(xp.linalg.cholesky(a))
     except (np.linalg.LinAlgError, RuntimeError):  # torch raises a subclass of RuntimeError
@@ -303,6 +306,21 @@ def cholesky_diagonal(a: Array) -> Array | None:
     diagonal = xp.real(diagonal) if is_complex(diagonal) else diagonal
     # CuPy reports failure by NaN.
     return diagonal if bool(xp.all(xp.isfinite(diagonal) & (diagonal > 0))) else None
+
+
+def _host_cholesky_diagonal(a: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+    """Return the real diagonal of the factor by LAPACK, 0 from where there is none.
+
+    NumPy's own function turns the matrix over twice, which takes as long as the factorisation.
+    """
+    from scipy.linalg import get_lapack_funcs
+
+    (factor,) = get_lapack_funcs(("potrf",), (a,))  # type: ignore[misc]  # stubs: the other way
+    # LAPACK counts by columns. The transpose is the conjugate, whose factor has the same diagonal.
+    factors, failed = factor(a if a.flags.f_contiguous else a.T, lower=True, clean=False)
+    diagonal = np.real(np.diagonal(factors)).copy()
+    diagonal[failed - 1 if failed else len(a) :] = 0
+    return diagonal
 
 
 def cholesky_diagonals(stack: Array) -> tuple[Array, np.ndarray[Any, Any]]:

@@ -7,7 +7,7 @@ import math
 import warnings
 from collections.abc import Callable
 from functools import cached_property, partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -56,6 +56,13 @@ VALUES_AT_ONCE = 2**18
 RANGE = (1e-70, 1e70)
 """Norms whose fourth powers are floating-point numbers."""
 
+VECTOR = 64
+"""Bytes: the columns of a block fill so many, and up to four times as many, in compiled products
+with a dense matrix."""
+
+SQUARABLE = (1e-140, 1e140)
+"""Largest moduli of matrices whose squared entries can be added up as they are."""
+
 ROWS_AT_ONCE = 2**24
 """Entries of a dense matrix that a reduction looks at in one go: its temporaries stay small."""
 
@@ -97,7 +104,10 @@ class ExplicitOperator(LinearOperator):
         raise NotImplementedError
 
     def dense(self) -> Array:
-        """Return the matrix as a dense array in double precision, on its device."""
+        """Return the matrix as a dense array in double precision, on its device.
+
+        It may be A itself: not to be changed.
+        """
         raise NotImplementedError
 
     def csc_on_host(self) -> Any:
@@ -151,7 +161,7 @@ class ExplicitOperator(LinearOperator):
     def _double(self, a: Array) -> Array:
         xp = self.xp
         complex_ = xp.isdtype(self.dtype, "complex floating")
-        return xp.astype(a, xp.complex128 if complex_ else xp.float64)
+        return xp.astype(a, xp.complex128 if complex_ else xp.float64, copy=False)
 
 
 def _sum_of_squares(xp: Any, values: Array) -> float:
@@ -168,6 +178,25 @@ def _warn_of_long_integers(xp: Any, a: Array) -> None:
         warnings.warn(msg, AccuracyWarning, stacklevel=4)
 
 
+class EntryStatistics(NamedTuple):
+    """What one pass over a real square matrix tells.
+
+    Attributes
+    ----------
+    largest, sums : ndarray of float64, shape (n,)
+        Largest modulus and sum of moduli of each row.
+    squares : float
+        The sum of all squared entries.
+    deviation : float
+        ``max |A - A^T|``.
+    """
+
+    largest: np.ndarray[Any, Any]
+    sums: np.ndarray[Any, Any]
+    squares: float
+    deviation: float
+
+
 class DenseOperator(ExplicitOperator):
     """A dense array."""
 
@@ -181,6 +210,34 @@ class DenseOperator(ExplicitOperator):
             result_dtype=result_dtype(xp, a.dtype),
         )  # fmt: skip
         self.hermitian = None
+        self.widths = tuple(VECTOR // self.itemsize * k for k in (1, 2, 3, 4))
+
+    def recurrence(self, columns: int) -> Step | None:
+        """Return the compiled step of a real matrix of NumPy that is worth starting it."""
+        a = self._in_rows
+        step = None if a is None else kernel("symmetric", "dense_step")
+        return None if step is None else partial(step, a)
+
+    @property
+    def _in_rows(self) -> np.ndarray[Any, Any] | None:
+        """The matrix or its transpose, by rows in memory, if compiled code is for it."""
+        a = self.array
+        if not isinstance(a, np.ndarray) or np.iscomplexobj(a) or not a.flags.forc:
+            return None
+        if a.shape[0] != a.shape[1] or a.size < max(1, LEAST_ENTRIES):
+            return None
+        return a if a.flags.c_contiguous else a.T
+
+    @cached_property
+    def _statistics(self) -> EntryStatistics | None:
+        """What compiled code tells of the entries, where that is to be had."""
+        a = self._in_rows
+        look = None if a is None else kernel("entries", "entry_statistics")
+        if look is None:
+            return None
+        found = EntryStatistics(*look(a))
+        # Sums over columns are not those over rows.
+        return found if a is self.array or found.deviation == 0 else None
 
     def _matmat(self, x: Array) -> Array:
         return matmul(self.array, x)
@@ -208,20 +265,42 @@ class DenseOperator(ExplicitOperator):
     def _portions(self) -> list[Array]:
         return [self.array[rows, :] for rows in self._row_ranges()]
 
+    @cached_property
+    def largest(self) -> float:
+        """``max |a_ij|``, 0 for an empty matrix; NaN or infinite if an entry is."""
+        found = self._statistics
+        return super().largest if found is None else float(found.largest.max())
+
+    @cached_property
+    def _frobenius_norm(self) -> float:
+        found = self._statistics
+        if found is None or not SQUARABLE[0] < self.largest < SQUARABLE[1]:
+            return super()._frobenius_norm
+        return math.sqrt(found.squares)
+
     def absolute_row_sums(self) -> Array:
         """Return the sums of moduli over rows."""
+        if self._statistics is not None:
+            return self._statistics.sums
         xp = self.xp
         blocks = [xp.abs(self.array[rows, :]) for rows in self._row_ranges()]
         return xp.concat([xp.sum(block, axis=1, dtype=xp.float64) for block in blocks])
 
     def asymmetry(self) -> float:
         """Return the largest deviation from the adjoint."""
+        if self._statistics is not None:
+            return self._statistics.deviation
         return max(float(self.xp.max(self._deviations(rows))) for rows in self._row_ranges())
 
     def equals_adjoint(self, tolerance: float) -> bool:
         """Whether no entry differs from its mirror by more than a share of both its rows."""
-        if self.asymmetry() == 0:
+        deviation, found = self.asymmetry(), self._statistics
+        if deviation == 0 or (
+            found is not None and deviation <= tolerance * float(found.largest.min())
+        ):
             return True
+        if deviation > tolerance * self.largest:
+            return False
         xp = self.xp
         largest = xp.concat([
             xp.max(xp.abs(self.array[rows, :]), axis=1) for rows in self._row_ranges()

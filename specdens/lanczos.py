@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import chain
 from typing import Any, TypeAlias
 
@@ -62,6 +63,16 @@ class Tridiagonal:
     diagonal: Host
     off_diagonal: Host
     residual: float
+
+    @cached_property
+    def ritz(self) -> tuple[Host, Host, Host]:
+        """Ritz values, ascending, and the first and last components of their vectors."""
+        from scipy.linalg import eigh_tridiagonal
+
+        if len(self.diagonal) == 1:
+            return self.diagonal.copy(), np.ones(1), np.ones(1)
+        values, vectors = eigh_tridiagonal(self.diagonal, self.off_diagonal)
+        return values, vectors[0].copy(), vectors[-1].copy()
 
     def negated(self) -> Tridiagonal:
         """Return that of the negative matrix: signs beside the diagonal do not count."""

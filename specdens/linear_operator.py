@@ -11,6 +11,7 @@ import numpy as np
 
 from specdens._arrays import Array, is_complex, to_host
 from specdens._arrays import result_dtype as real_result
+from specdens._kernels import WIDTHS
 
 if TYPE_CHECKING:
     from scipy.sparse.linalg import LinearOperator as ScipyOperator
@@ -49,6 +50,8 @@ class LinearOperator(ABC):
         Bounds of the spectrum that hold by construction, if it is Hermitian; else infinite.
     max_memory : int or None
         Bytes that the blocks of vectors of a recurrence may take; None leaves it to the library.
+    widths : tuple of int
+        Columns of a block that there is a `recurrence` for, ascending: others are padded.
     """
 
     # Products with a Python sequence or NumPy array on the left come to us.
@@ -58,6 +61,7 @@ class LinearOperator(ABC):
     lower = -np.inf
     upper = np.inf
     max_memory: int | None = None
+    widths: tuple[int, ...] = WIDTHS
 
     def __init__(
         self, shape: tuple[int, int], *, dtype: Any, xp: Any, device: Any, result_dtype: Any = None
@@ -90,7 +94,7 @@ class LinearOperator(ABC):
         It sets y to ``a A x + b x + c y`` and returns ``<y, y>`` and the real part of ``<y, x>`` by
         columns, in one pass over memory; ``a``, ``b`` and ``c`` are real numbers or one for each
         column, and the number ``a = 0.0`` costs no product. Blocks have our dtype, C order, and
-        `padded_width(columns)` columns. A is Hermitian.
+        `padded_width(columns, widths)` columns. A is Hermitian.
         """
         return None
 

@@ -216,7 +216,7 @@ class Shifted(LinearOperator):
             device=base.device,
             result_dtype=base.result_dtype,
         )
-        self.max_memory = base.max_memory
+        self.max_memory, self.widths = base.max_memory, base.widths
         real = complex(self.shift).imag == 0
         self.hermitian = base.hermitian if real else (False if base.hermitian else None)
         if real:
@@ -274,7 +274,7 @@ class Scaled(LinearOperator):
             device=base.device,
             result_dtype=base.result_dtype,
         )
-        self.max_memory = base.max_memory
+        self.max_memory, self.widths = base.max_memory, base.widths
         real = complex(self.factor).imag == 0
         self.hermitian = base.hermitian if real else None
         if real and complex(self.factor).real:
@@ -393,6 +393,7 @@ class Counting(LinearOperator):
             result_dtype=base.result_dtype,
         )  # fmt: skip
         self.hermitian, self.max_memory = base.hermitian, base.max_memory
+        self.widths = base.widths
 
     def power_traces(self) -> tuple[float, ...]:
         """Return those of the base."""

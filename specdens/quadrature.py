@@ -42,7 +42,8 @@ def gauss(factor: Tridiagonal | Bidiagonal) -> Rule:
     """Return the Gauss rule of one vector's factor."""
     if isinstance(factor, Bidiagonal):
         return _singular(factor)
-    return _symmetric(factor.diagonal, factor.off_diagonal)
+    nodes, first, _ = factor.ritz
+    return Rule(nodes, first**2)
 
 
 def ritz_pairs(factor: Tridiagonal) -> tuple[Host, Host]:
@@ -50,12 +51,8 @@ def ritz_pairs(factor: Tridiagonal) -> tuple[Host, Host]:
 
     ``|beta_m s_mi|`` is the norm of the residual of pair i.
     """
-    from scipy.linalg import eigh_tridiagonal
-
-    if len(factor.diagonal) == 1:
-        return factor.diagonal.copy(), np.ones(1)
-    values, vectors = eigh_tridiagonal(factor.diagonal, factor.off_diagonal)
-    return values, vectors[-1]
+    values, _, last = factor.ritz
+    return values, last
 
 
 def residuals(factor: Tridiagonal | Bidiagonal) -> Host:
@@ -69,15 +66,6 @@ def residuals(factor: Tridiagonal | Bidiagonal) -> Host:
 
     b = np.diag(factor.diagonal) + np.diag(factor.super_diagonal, 1)
     return np.asarray(factor.residual * np.abs(svd(b)[0][-1])[::-1])
-
-
-def _symmetric(diagonal: Host, off_diagonal: Host) -> Rule:
-    from scipy.linalg import eigh_tridiagonal
-
-    if len(diagonal) == 1:
-        return Rule(diagonal.copy(), np.ones(1))
-    nodes, vectors = eigh_tridiagonal(diagonal, off_diagonal)
-    return Rule(nodes, vectors[0] ** 2)
 
 
 def _singular(factor: Bidiagonal) -> Rule:
@@ -124,7 +112,7 @@ def radau(factor: Tridiagonal, node: float) -> Rule | None:
     last = fixed + solve_banded((1, 1), bands, right)[-1]
     if not np.isfinite(last):
         return None
-    extended = _symmetric(np.append(diagonal, last), np.append(bands[0, 1:], residual))
+    extended = gauss(Tridiagonal(np.append(diagonal, last), np.append(bands[0, 1:], residual), 0.0))
     nodes = extended.nodes * scale
     nodes[0 if node < rule.nodes[0] else -1] = node  # known better than it can be computed
     return Rule(nodes, extended.weights)
@@ -153,9 +141,12 @@ def averaged(factor: Tridiagonal) -> Rule | None:
     diagonal, off_diagonal = factor.diagonal, factor.off_diagonal
     if factor.residual == 0 or len(diagonal) < 2:
         return None
-    return _symmetric(
-        np.concatenate([diagonal, diagonal[-2::-1]]),
-        np.concatenate([off_diagonal, [factor.residual], off_diagonal[-2::-1]]),
+    return gauss(
+        Tridiagonal(
+            np.concatenate([diagonal, diagonal[-2::-1]]),
+            np.concatenate([off_diagonal, [factor.residual], off_diagonal[-2::-1]]),
+            0.0,
+        )
     )
 
 

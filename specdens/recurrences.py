@@ -23,7 +23,7 @@ SLAB = 2**16
 
 def fast_step(op: LinearOperator, start: Array) -> tuple[Step, int] | None:
     """Return the step that an operator has of its own, and how wide it wants the blocks."""
-    width = padded_width(start.shape[1])
+    width = padded_width(start.shape[1], op.widths)
     if width is None or start.dtype != op.dtype or _too_wide(op, width):
         return None
     step = op.recurrence(start.shape[1])

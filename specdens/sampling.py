@@ -12,7 +12,7 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from specdens._arrays import Array
-from specdens._kernels import WIDTHS, padded_width
+from specdens._kernels import padded_width
 from specdens._probes import Probes, make_probes
 from specdens.bounds import estimated_bounds
 from specdens.chebyshev import to_unit
@@ -54,7 +54,7 @@ FAST_BLOCKS, PLAIN_BLOCKS = 2, 4
 """Blocks that a recurrence holds at once, in place and by products that make new ones."""
 
 READING = 5
-"""What it costs to read a sparse matrix once, in columns of a block that a step updates."""
+"""What it costs to read a matrix once, in columns of a block that a step updates."""
 
 
 @dataclass(frozen=True)
@@ -92,11 +92,11 @@ def block_ranges(op: LinearOperator, probes: Probes, first: int = 0) -> list[ran
 
 def _block_widths(op: LinearOperator, count: int) -> list[int]:
     """Return the widths of the blocks in which so many vectors are multiplied."""
-    fast = op.recurrence(WIDTHS[0]) is not None
+    fast = op.recurrence(op.widths[0]) is not None
     widest = _widest(op, FAST_BLOCKS if fast else PLAIN_BLOCKS)
-    if not fast or widest < WIDTHS[0]:
+    if not fast or widest < op.widths[0]:
         return [min(widest, count - i) for i in range(0, count, widest)]
-    return list(_cheapest(count, max(width for width in WIDTHS if width <= widest)))
+    return list(_cheapest(count, tuple(width for width in op.widths if width <= widest)))
 
 
 def _widest(op: LinearOperator, blocks: int) -> int:
@@ -110,18 +110,14 @@ def _widest(op: LinearOperator, blocks: int) -> int:
 
 
 @lru_cache(maxsize=1000)
-def _cheapest(count: int, widest: int) -> tuple[int, ...]:
+def _cheapest(count: int, widths: tuple[int, ...]) -> tuple[int, ...]:
     """Cut a number of columns into widths of compiled code: none is read or updated for nothing."""
-    if count > 2 * widest:
-        return (widest, *_cheapest(count - widest, widest))
+    if count > 2 * widths[-1]:
+        return (widths[-1], *_cheapest(count - widths[-1], widths))
     if count <= 0:
         return ()
-    choices = [
-        (min(width, count), *_cheapest(count - width, widest))
-        for width in WIDTHS
-        if width <= widest
-    ]
-    return min(choices, key=lambda cut: sum(READING + (padded_width(k) or k) for k in cut))
+    choices = [(min(width, count), *_cheapest(count - width, widths)) for width in widths]
+    return min(choices, key=lambda cut: sum(READING + (padded_width(k, widths) or k) for k in cut))
 
 
 def by_blocks(

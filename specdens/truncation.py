@@ -374,11 +374,12 @@ def _extrapolated(factors: list[Factor], f: ScalarFunction, *, averages: bool) -
     half = math.ceil(steps / 2)
     # Where convergence is not monotone one difference may be small by chance.
     between = sorted({half, (half + steps) // 2, steps - 1})
-    last, middle, early, *others = (
-        _mean_after(factors, k, f, averages=averages)
-        for k in (steps, half, math.ceil(half / 2), *between)
-    )
-    second = max(float(abs(last - other)) for other in others)
+    means = {
+        k: _mean_after(factors, k, f, averages=averages)
+        for k in {steps, math.ceil(half / 2), *between}
+    }
+    last, middle, early = (means[k] for k in (steps, half, math.ceil(half / 2)))
+    second = max(float(abs(last - means[k])) for k in between)
     first = float(abs(middle - early))
     if second <= 1e-13 * max(min(1.0, _largest(factors, f)), float(abs(last))):
         return 0.0

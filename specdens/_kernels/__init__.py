@@ -21,9 +21,9 @@ WIDTHS = (4, 8, 16, 32)
 _log = logging.getLogger(__name__)
 
 
-def padded_width(columns: int) -> int | None:
+def padded_width(columns: int, widths: tuple[int, ...] = WIDTHS) -> int | None:
     """Return the least width that holds so many columns, or None if there is none."""
-    return next((width for width in WIDTHS if width >= columns), None)
+    return next((width for width in widths if width >= columns), None)
 
 
 def kernel(module: str, name: str) -> Callable[..., Any] | None:

@@ -1,0 +1,175 @@
+"""A step of a recurrence with a dense symmetric matrix, ``y = a A x + b x + c y``.
+
+Some rows of A at a time meet a portion of x that stays in the second cache; their products with it
+stay in vector registers. A is read from memory once, for all columns. Sums go over the columns of
+A in their order, and those of chunks of rows are added in theirs: results depend neither on the
+number of threads nor on the columns beside.
+"""
+
+from __future__ import annotations
+
+from typing import Any, TypeAlias
+
+import numpy as np
+from llvmlite import ir
+from numba import njit, prange, types
+from numba.core import cgutils
+from numba.extending import intrinsic
+
+from specdens._kernels.threads import one_thread_if
+from specdens._kernels.vectors import LONG, Vectors
+
+__all__ = ["dense_step"]
+
+Host: TypeAlias = np.ndarray[Any, Any]
+
+REGISTER = 64
+"""Bytes of a vector; the compiler takes several registers where they are smaller."""
+
+SUMS, MOST_ROWS = 24, 12
+"""Vectors that stay in registers: those of as many rows of A as are taken together."""
+
+CHUNK = 48
+"""Rows for one thread at a time: a multiple of those that are taken together."""
+
+PORTION = 2**18
+"""Bytes of x that a chunk of rows meets before the next ones."""
+
+ALONE = 2**24
+"""Multiplications up to which one thread does not wait for others."""
+
+
+def dense_step(matrix: Host, x: Host, y: Host, a: Any, b: Any, c: Any) -> tuple[Host, Host]:
+    """Set y to ``a A x + b x + c y``; return ``<y, y>`` and ``<y, x>`` by columns.
+
+    Parameters
+    ----------
+    matrix : ndarray of float32 or float64, shape (n, n), C order
+        A.
+    x, y : ndarray, shape (n, R), of that type, C order
+        R a multiple of 64 bytes, at most four times; y is written.
+    a, b, c : float, or ndarray of shape (R,)
+        For the number ``a = 0.0`` A is not read.
+
+    Returns
+    -------
+    ndarray, ndarray, shape (R,)
+        float64.
+    """
+    n, width = x.shape
+    vectors = width * x.itemsize // REGISTER
+    abc = np.empty((3, width), x.dtype)
+    for place, coefficient in zip(abc, (a, b, c), strict=True):
+        place[:] = coefficient
+    read = 0 if isinstance(a, float) and a == 0 else n
+    partial = np.zeros((-(-n // CHUNK), 2, width))
+    together = (0,) * min(MOST_ROWS, SUMS // vectors)
+    portion = PORTION // (width * x.itemsize)
+    with one_thread_if(read * n * width <= ALONE):
+        _all_rows(matrix, read, portion, x, y, abc, partial, together, (0,) * vectors)
+    squares, mixed = partial.sum(axis=0)
+    return squares, mixed
+
+
+@njit(parallel=True, nogil=True, cache=True)
+def _all_rows(matrix, read, portion, x, y, abc, partial, together, vectors):  # type: ignore[no-untyped-def]
+    """Update all rows; the lengths of tuples are known to the compiler."""
+    n = len(x)
+    for chunk in prange(len(partial)):
+        first, stop = chunk * CHUNK, min(n, (chunk + 1) * CHUNK)
+        products = np.zeros((CHUNK, x.shape[1]), x.dtype)
+        for start in range(0, read, portion):
+            end = min(read, start + portion)
+            row = first
+            while row + len(together) <= stop:
+                add_products(matrix, x, products, row, row - first, start, end, together, vectors)
+                row += len(together)
+            while row < stop:
+                add_products(matrix, x, products, row, row - first, start, end, (0,), vectors)
+                row += 1
+        _finish(products, x, y, first, stop, abc, partial[chunk])
+
+
+@intrinsic
+def add_products(  # type: ignore[no-untyped-def]  # numba passes types, not values
+    typingctx, matrix, x, products, row, place, start, end, together, vectors
+):
+    """Add the products of some rows of A, from `row` on, to those of `products`, from `place` on.
+
+    Parameters
+    ----------
+    matrix : array, shape (n, n), C order
+    x, products : array, C order
+    row, place, start, end : int
+        Columns of A from `start` up to `end`.
+    together, vectors : tuple of int
+        Of any numbers, as many as there are rows of A, and vectors in a row of x.
+    """
+    signature = types.void(matrix, x, products, row, place, start, end, together, vectors)
+    return signature, _Tile(together.count, vectors.count, x.dtype.bitwidth).products
+
+
+@njit(nogil=True, cache=True)
+def _finish(products, x, y, first, stop, abc, dots):  # type: ignore[no-untyped-def]
+    """Update the rows of y from `first` up to `stop`, whose products with A are there."""
+    for row in range(first, stop):
+        for column in range(x.shape[1]):
+            old = x[row, column]
+            new = abc[0, column] * products[row - first, column] + abc[1, column] * old
+            new += abc[2, column] * y[row, column]
+            y[row, column] = new
+            wide = np.float64(new)
+            dots[0, column] += wide * wide
+            dots[1, column] += wide * np.float64(old)
+
+
+class _Tile:
+    """The code for some rows of A and vectors in a row of x."""
+
+    def __init__(self, count: int, vectors: int, bits: int) -> None:
+        self.count, self.places = count, range(vectors)
+        self.vectors = Vectors(8 * REGISTER // bits, bits)
+
+    def products(self, context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        """Emit the code: numba's protocol for intrinsics."""
+        v, rows = self.vectors, range(self.count)
+        matrix, x, products = (
+            context.make_array(signature.args[k])(context, builder, args[k]) for k in range(3)
+        )
+        row, place, start, end = args[3:7]
+        columns = builder.extract_value(matrix.shape, 1)
+        of_rows = [
+            builder.gep(matrix.data, [builder.mul(self._plus(builder, row, r), columns)])
+            for r in rows
+        ]
+        kept = [[self._at(builder, products.data, self._plus(builder, place, r), p)
+                 for p in self.places] for r in rows]  # fmt: skip
+        sums = [[cgutils.alloca_once(builder, v.vector) for _ in self.places] for _ in rows]
+        for r in rows:
+            for p in self.places:
+                builder.store(self._load(builder, kept[r][p]), sums[r][p])
+        with cgutils.for_range_slice(builder, start, end, ir.Constant(LONG, 1)) as (k, _):
+            across = [self._load(builder, self._at(builder, x.data, k, p)) for p in self.places]
+            for r in rows:
+                entry = v.splat(builder, builder.load(builder.gep(of_rows[r], [k])))
+                for p in self.places:
+                    total = builder.load(sums[r][p])
+                    builder.store(v.fma(builder, entry, across[p], total), sums[r][p])
+        for r in rows:
+            for p in self.places:
+                builder.store(builder.load(sums[r][p]), kept[r][p]).align = v.bits // 8
+        return context.get_dummy_value()
+
+    def _plus(self, builder: Any, row: Any, offset: int) -> Any:
+        return builder.add(row, ir.Constant(LONG, offset))
+
+    def _at(self, builder: Any, block: Any, row: Any, place: int) -> Any:
+        """Return a pointer to a vector of a row of a block."""
+        index = builder.mul(row, ir.Constant(LONG, len(self.places)))
+        return self.vectors.at(builder, block, self._plus(builder, index, place),
+                               self.vectors.vector)  # fmt: skip
+
+    def _load(self, builder: Any, pointer: Any) -> Any:
+        loaded = builder.load(pointer)
+        loaded.align = self.vectors.bits // 8  # NumPy promises no more
+        return loaded
