@@ -37,7 +37,6 @@ from specdens._histories import (
 from specdens._probes import DEFAULT_COUNT, Probes, gaussian
 from specdens.adapters import ForeignOperator
 from specdens.exact import dense_of
-from specdens.explicit import TorchSparseOperator
 from specdens.lanczos import tridiagonalize
 from specdens.linear_operator import LinearOperator
 from specdens.matrix_function import function_times
@@ -48,6 +47,7 @@ from specdens.quadrature import gauss
 from specdens.results import AccuracyWarning, Estimate
 from specdens.sampling import block_ranges, probes_for
 from specdens.scalar_functions import LOG, LOG_ABS, ScalarFunction
+from specdens.sparse import TorchSparseOperator
 
 __all__ = ["refusing_gradient", "with_gradient", "with_gradients"]
 

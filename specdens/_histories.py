@@ -14,9 +14,11 @@ from typing import Any, TypeAlias
 
 from specdens._arrays import Array
 from specdens.adapters import ForeignOperator
-from specdens.explicit import DenseOperator, ExplicitOperator, TorchSparseOperator
+from specdens.dense import DenseOperator
+from specdens.explicit import ExplicitOperator
 from specdens.linear_operator import LinearOperator
 from specdens.operators import Adjoint
+from specdens.sparse import TorchSparseOperator
 from specdens.structure import DiagonalPlusLowRank
 
 __all__ = [

@@ -21,13 +21,10 @@ from specdens._arrays import (
     working_dtype,
 )
 from specdens.bands import diagonals_of_dia, pays_as_diagonals
-from specdens.explicit import (
-    DenseOperator,
-    SparseOperator,
-    TorchSparseOperator,
-    source_of,
-)
+from specdens.dense import DenseOperator
+from specdens.explicit import source_of
 from specdens.linear_operator import NO_ADJOINT, LinearOperator
+from specdens.sparse import SparseOperator, TorchSparseOperator
 
 __all__ = ["ForeignOperator", "aslinearoperator", "home"]
 

@@ -18,9 +18,9 @@ import numpy as np
 import specdens
 from specdens.determinants import is_cheap
 from specdens.exact import predicted_lu_bytes
-from specdens.explicit import SparseOperator
 from specdens.files import MatrixFileError, read_matrix
 from specdens.preparation import prepare
+from specdens.sparse import SparseOperator
 
 __all__ = ["main"]
 

@@ -13,6 +13,7 @@ from specdens._batch import Answers, over_stack, prepared, stack_of
 from specdens._histories import is_followed, is_on
 from specdens._probes import Probes, key_of
 from specdens.adapters import aslinearoperator
+from specdens.dense import DenseOperator
 from specdens.estimation import ILL_CONDITIONED, SINGULAR, advice
 from specdens.exact import (
     Factored,
@@ -26,7 +27,7 @@ from specdens.exact import (
 from specdens.exact import (
     slogdet as dense_slogdet,
 )
-from specdens.explicit import DenseOperator, ExplicitOperator
+from specdens.explicit import ExplicitOperator
 from specdens.functions import estimated_trace
 from specdens.lanczos import NotHermitianError
 from specdens.nonsymmetric import log_of_singular_values

@@ -21,7 +21,8 @@ from specdens._arrays import (
     require_finite,
     to_host,
 )
-from specdens.explicit import DenseOperator, ExplicitOperator
+from specdens.dense import DenseOperator
+from specdens.explicit import ExplicitOperator
 from specdens.linear_operator import LinearOperator
 
 __all__ = [

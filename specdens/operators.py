@@ -14,7 +14,8 @@ import numpy as np
 from specdens._arrays import Array, column_dots
 from specdens._kernels import kernel
 from specdens.adapters import aslinearoperator
-from specdens.explicit import LEAST_ENTRIES, RANGE, DenseOperator
+from specdens.dense import DenseOperator
+from specdens.explicit import LEAST_ENTRIES, RANGE
 from specdens.linear_operator import LinearOperator, Step, needs_product
 
 __all__ = [

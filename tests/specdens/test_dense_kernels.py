@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from specdens import aslinearoperator, density, explicit, logdet, trace_function
+from specdens import aslinearoperator, dense, density, logdet, trace_function
 from specdens._arrays import cholesky_diagonal
 from specdens._probes import make_probes
 from specdens.lanczos import tridiagonalize
@@ -34,7 +34,7 @@ def random_symmetric(rng, n, dtype):
 @pytest.fixture
 def for_small_ones(monkeypatch):
     """Compiled code for matrices of any size."""
-    monkeypatch.setattr(explicit, "LEAST_ENTRIES", 0)
+    monkeypatch.setattr(dense, "LEAST_ENTRIES", 0)
     monkeypatch.delenv("SPECDENS_KERNELS", raising=False)
 
 

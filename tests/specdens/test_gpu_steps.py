@@ -16,7 +16,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from specdens import _kernels, aslinearoperator, density, explicit, lanczos, logdet
+from specdens import _kernels, aslinearoperator, density, lanczos, logdet, sparse
 from specdens._arrays import to_host
 from specdens._kernels import replay, torch_step
 from specdens.moments import chebyshev_moments
@@ -77,7 +77,7 @@ def tensor_of(a, layout="coo", device="cpu"):
 @pytest.fixture
 def for_small_ones(monkeypatch):
     """Compiled code for matrices of any size."""
-    monkeypatch.setattr(explicit, "LEAST_ENTRIES", 0)
+    monkeypatch.setattr(sparse, "LEAST_ENTRIES", 0)
     monkeypatch.delenv("SPECDENS_KERNELS", raising=False)
 
 
@@ -165,7 +165,7 @@ def test_chunks_depend_on_the_shape_alone():
     assert [triton_step._chunk(n, 16) for n in (0, 10**3, 10**6, 10**9)] == [16, 16, 128, 512]
 
 
-class OnDevice(explicit.TorchSparseOperator):
+class OnDevice(sparse.TorchSparseOperator):
     """A matrix that takes the steps of a device wherever it lies."""
 
     def recurrence(self, columns):

@@ -14,7 +14,7 @@ import scipy.sparse as sp
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from specdens import _kernels, _probes, aslinearoperator, density, explicit
+from specdens import _kernels, _probes, aslinearoperator, density, sparse
 from specdens._probes import make_probes, signs
 from specdens.lanczos import tridiagonalize
 from specdens.moments import EscapeError, chebyshev_moments
@@ -121,7 +121,7 @@ def test_the_bits_do_not_depend_on_threads():
 @pytest.fixture
 def for_small_ones(monkeypatch):
     """Compiled code for matrices of any size."""
-    monkeypatch.setattr(explicit, "LEAST_ENTRIES", 0)
+    monkeypatch.setattr(sparse, "LEAST_ENTRIES", 0)
     monkeypatch.delenv("SPECDENS_KERNELS", raising=False)
 
 

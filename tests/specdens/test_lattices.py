@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import specdens
-from specdens import AccuracyWarning, Diagonals, Stencil, aslinearoperator, explicit, slices
+from specdens import AccuracyWarning, Diagonals, Stencil, aslinearoperator, slices, sparse
 from specdens._arrays import to_host
 from specdens.bands import diagonals_of_dia
 from specdens.bounds import known_bounds
@@ -252,7 +252,7 @@ def test_the_bits_depend_on_neither_threads_nor_width(for_small_ones):
 
 
 def test_the_bits_are_those_of_a_csr_matrix(for_small_ones, monkeypatch):
-    monkeypatch.setattr(explicit, "LEAST_ENTRIES", 0)
+    monkeypatch.setattr(sparse, "LEAST_ENTRIES", 0)
     for periodic in (False, True):
         op = Stencil((9, 20, 31), CUBE, periodic=periodic)
         csr = aslinearoperator(sp.csr_array(op.csc_on_host()))
