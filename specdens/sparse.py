@@ -37,6 +37,10 @@ SQUARE_FLOPS_LARGE, SQUARE_FLOPS_STORED = 16, 8
 
 SQUARED_AT_ONCE = 2**24
 
+ROW_BYTES = 128
+"""Of a block: the neighbours of wider rows do not stay in the second cache, which costs more than
+reading A less often saves (benchmarks/speed_steps.py)."""
+
 VALUES_AT_ONCE = 2**18
 """Entries that a reduction looks at in one go."""
 
@@ -63,8 +67,8 @@ class SparseOperator(ExplicitOperator):
             result_dtype=result_dtype(xp, a.dtype),
         )  # fmt: skip
         self.hermitian = None
-        if csr.dtype == np.complex128:
-            self.widths = WIDTHS[:-1]  # 32 columns need more registers than there are
+        if isinstance(csr.data, np.ndarray):
+            self.widths = _widths(self.itemsize)
 
     def recurrence(self, columns: int) -> Step | None:
         """Return the compiled step, if there is one and the matrix is worth starting it."""
@@ -200,6 +204,8 @@ class TorchSparseOperator(ExplicitOperator):
         )  # fmt: skip
         self.hermitian = None
         self.source = source_of(a)
+        if on_cpu(self.array):
+            self.widths = _widths(self.itemsize)
 
     @cached_property
     def _csr(self) -> tuple[Any, Any, Any]:
@@ -297,6 +303,10 @@ class TorchSparseOperator(ExplicitOperator):
             return None
         indices = self.array.indices().numpy()
         return coo_array((to_host(self.values()), indices), shape=self.shape).tocsc()
+
+
+def _widths(itemsize: int) -> tuple[int, ...]:
+    return tuple(width for width in WIDTHS if width * itemsize <= ROW_BYTES)
 
 
 def _on_host(
