@@ -27,14 +27,19 @@ TARGETS = {
     "PyHessian (patched)": 1.3,
 }
 
+FULL = 7
+"""Turns of a full run."""
+
 
 def rows(settings: Settings) -> list[Row]:
-    """Compare one probe and ten, which take minutes a turn."""
+    """Compare one probe, and in full runs ten, which take minutes a turn."""
     peer = settings.peer("hessian")
     if settings.quick:
         found = with_probes(1, 10, 1, peer)
     else:
-        found = with_probes(1, 100, settings.few, peer) + with_probes(10, 100, 2, peer)
+        found = with_probes(1, 100, settings.few, peer)
+    if settings.repeats >= FULL:
+        found += with_probes(10, 100, 2, peer)
     peer.close()
     return found
 

@@ -10,6 +10,7 @@ from speed_settings import Settings
 from timing import Job, Row, compared, seconds
 
 import specdens
+from specdens._arrays import zero_block
 from specdens.testing import laplacian
 
 COLUMNS = (4, 8, 16, 32)
@@ -51,7 +52,9 @@ def fused(
     step = specdens.aslinearoperator(a).recurrence(columns)
     assert step is not None, "the matrix is too small for the compiled step, or numba is missing"
     rng = np.random.default_rng(0)
-    x, y = (rng.standard_normal((a.shape[0], columns)).astype(a.dtype) for _ in range(2))
+    # Blocks begin at a cache line, as those of recurrences do.
+    x, y = (zero_block(np, (a.shape[0], columns), a.dtype, None) for _ in range(2))
+    x[:], y[:] = (rng.standard_normal(x.shape) for _ in range(2))
     half, center = (bounds[1] - bounds[0]) / 2, (bounds[1] + bounds[0]) / 2
 
     def work() -> None:
