@@ -14,7 +14,7 @@ from typing import Any, TypeAlias
 import numpy as np
 from numba import njit, prange
 
-from specdens._kernels.rows import update_row
+from specdens._kernels.rows import update_csr_rows
 
 __all__ = ["CHUNK", "csr_step"]
 
@@ -66,11 +66,8 @@ def _all_rows(width: int) -> Callable[..., None]:
         n = len(indptr) - 1
         for chunk in prange(len(partial)):
             dots = np.zeros((2, width))
-            for row in range(chunk * CHUNK, min(n, (chunk + 1) * CHUNK)):
-                update_row(
-                    data, indices, np.int64(indptr[row]), np.int64(indptr[row + 1]), x, y, row, abc,
-                    dots, width,
-                )  # fmt: skip
+            first, last = chunk * CHUNK, min(n, (chunk + 1) * CHUNK)
+            update_csr_rows(data, indices, indptr, x, y, first, last, abc, dots, width)
             partial[chunk] = dots
 
     return loop  # type: ignore[no-any-return]  # numba has no types

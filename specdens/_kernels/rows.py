@@ -1,7 +1,7 @@
-"""One row of ``y = a A x + b x + c y`` in vector registers: LLVM vector code, put into numba's.
+"""Rows of ``y = a A x + b x + c y`` in vector registers: LLVM vector code, put into numba's.
 
 A plain loop keeps the sums of a row in memory, and is bound by that. Here one vector holds the sums
-of all columns.
+of all columns, and two the dot products of all rows so far.
 """
 
 from __future__ import annotations
@@ -15,37 +15,35 @@ from numba.extending import intrinsic
 
 from specdens._kernels.vectors import LONG, Vectors
 
-__all__ = ["update_row"]
+__all__ = ["update_csr_rows"]
 
 
 @intrinsic
-def update_row(  # type: ignore[no-untyped-def]  # numba passes types, not values
-    typingctx, data, indices, start, stop, x, y, row, abc, dots, width
+def update_csr_rows(  # type: ignore[no-untyped-def]  # numba passes types, not values
+    typingctx, data, indices, indptr, x, y, first, last, abc, dots, width
 ):
-    """Update ``y[row]`` from the entries `start` to `stop` of A, and add to both dot products.
+    """Update the rows of y from `first` up to `last`, and add to both dot products.
 
     Parameters
     ----------
-    data, indices : array, shape (nnz,)
+    data, indices, indptr : array
         Of A in CSR form.
-    start, stop : int
-        Of the row.
     x, y : array, shape (n, width), of real numbers in C order
         A complex column is two real ones.
-    row : int
+    first, last : int
     abc : array, shape (3, width), of the type of x
     dots : array of float64, shape (2, width)
         Sums of ``y * y`` and ``y * x`` over rows, which grow.
     width : int literal
     """
-    signature = types.void(data, indices, start, stop, x, y, row, abc, dots, width)
+    signature = types.void(data, indices, indptr, x, y, first, last, abc, dots, width)
     if not isinstance(width, types.IntegerLiteral):
         return None
-    return signature, _Row(width.literal_value, data.dtype, x.dtype).generate
+    return signature, _Rows(width.literal_value, data.dtype, x.dtype).generate
 
 
-class _Row:
-    """The code of one row, for a number of real columns and a type."""
+class _Rows:
+    """The code of a run of rows, for a number of real columns and a type."""
 
     def __init__(self, width: int, entry: Any, column: Any) -> None:
         self.complex = isinstance(entry, types.Complex)
@@ -53,23 +51,30 @@ class _Row:
 
     def generate(self, context: Any, builder: Any, signature: Any, args: Any) -> Any:
         """Emit the code: numba's protocol for intrinsics."""
+        names = {"data": 0, "indices": 1, "indptr": 2, "x": 3, "y": 4, "abc": 7, "dots": 8}
         pointers = {
             name: context.make_array(signature.args[k])(context, builder, args[k]).data
-            for name, k in (
-                ("data", 0),
-                ("indices", 1),
-                ("x", 4),
-                ("y", 5),
-                ("abc", 7),
-                ("dots", 8),
-            )
+            for name, k in names.items()
         }
-        _, _, start, stop, _, _, row, *_ = args
-        v, product = self.vectors, self._product(builder, pointers, start, stop)
-        abc, dots = v.load_all(builder, pointers["abc"], 3), v.load_dots(builder, pointers["dots"])
-        dots = v.finish(builder, pointers["x"], pointers["y"], row, abc, product, dots)
-        v.store_dots(builder, pointers["dots"], dots)
+        v, one = self.vectors, ir.Constant(LONG, 1)
+        abc = v.load_all(builder, pointers["abc"], 3)
+        places = [cgutils.alloca_once(builder, v.wide) for _ in range(2)]
+        for place, dot in zip(places, v.load_dots(builder, pointers["dots"]), strict=True):
+            builder.store(dot, place)
+        with cgutils.for_range_slice(builder, args[5], args[6], one) as (row, _):
+            start = self._index(builder, pointers["indptr"], row)
+            stop = self._index(builder, pointers["indptr"], builder.add(row, one))
+            product = self._product(builder, pointers, start, stop)
+            dots = [builder.load(place) for place in places]
+            dots = v.finish(builder, pointers["x"], pointers["y"], row, abc, product, dots)
+            for place, dot in zip(places, dots, strict=True):
+                builder.store(dot, place)
+        v.store_dots(builder, pointers["dots"], [builder.load(place) for place in places])
         return context.get_dummy_value()
+
+    def _index(self, builder: Any, base: Any, place: Any) -> Any:
+        found = builder.load(builder.gep(base, [place]))
+        return found if found.type.width == 64 else builder.sext(found, LONG)
 
     def _product(self, builder: Any, pointers: Any, start: Any, stop: Any) -> Any:
         """Return ``(A x)[row]``; of complex entries in two sums, one of which is turned last."""
@@ -79,9 +84,7 @@ class _Row:
             builder.store(v.zero, place)
         parts = builder.bitcast(pointers["data"], v.scalar.as_pointer())
         with cgutils.for_range_slice(builder, start, stop, ir.Constant(LONG, 1)) as (k, _):
-            column = builder.load(builder.gep(pointers["indices"], [k]))
-            column = column if column.type.width == 64 else builder.sext(column, LONG)
-            x = v.load(builder, pointers["x"], column)
+            x = v.load(builder, pointers["x"], self._index(builder, pointers["indices"], k))
             for part, place in enumerate(sums):
                 index = builder.add(builder.mul(k, ir.Constant(LONG, len(sums))),
                                     ir.Constant(LONG, part))  # fmt: skip
