@@ -16,18 +16,13 @@ from specdens._kernels import WIDTHS
 if TYPE_CHECKING:
     from scipy.sparse.linalg import LinearOperator as ScipyOperator
 
-__all__ = ["NO_ADJOINT", "LinearOperator", "Step", "needs_product"]
+__all__ = ["NO_ADJOINT", "LinearOperator", "Step"]
 
 Step: TypeAlias = Callable[[Array, Array, Any, Any, Any], tuple[Any, Any]]
 
 NO_ADJOINT = (
     "the operator is not Hermitian and has no adjoint product; pass rmatvec= to aslinearoperator."
 )
-
-
-def needs_product(a: Any) -> bool:
-    """Whether a step with this coefficient reads the matrix; arrays may lie on a device."""
-    return not (isinstance(a, float) and a == 0)
 
 
 class LinearOperator(ABC):

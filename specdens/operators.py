@@ -13,10 +13,11 @@ import numpy as np
 
 from specdens._arrays import Array, column_dots
 from specdens._kernels import kernel
+from specdens._kernels.steps import needs_product
 from specdens.adapters import aslinearoperator
 from specdens.dense import DenseOperator
 from specdens.explicit import LEAST_ENTRIES, RANGE
-from specdens.linear_operator import LinearOperator, Step, needs_product
+from specdens.linear_operator import LinearOperator, Step
 
 __all__ = [
     "Adjoint",

@@ -1,7 +1,7 @@
 """The step of a three-term recurrence, ``y = a A x + b x + c y``, in place, with its dot products.
 
 Operators that know a faster way than a product and an update have one of their own
-(`LinearOperator.recurrence`); `step_of` gives the plain one to the others.
+(`LinearOperator.recurrence`); `plain_step` is that of the others.
 """
 
 from __future__ import annotations
@@ -13,7 +13,8 @@ import numpy as np
 
 from specdens._arrays import Array, column_dots, device, namespace, on_cpu, zero_block
 from specdens._kernels import padded_width
-from specdens.linear_operator import LinearOperator, Step, needs_product
+from specdens._kernels.steps import needs_product
+from specdens.linear_operator import LinearOperator, Step
 
 __all__ = ["fast_step", "pair_of_blocks", "plain_step"]
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable
 from functools import cached_property, partial
 from typing import Any
 
@@ -222,7 +221,7 @@ class TorchSparseOperator(ExplicitOperator):
             return None
         if on_cpu(self.array):
             step, a = kernel("csr", "csr_step"), self._host_csr
-            return None if step is None else partial(_on_host, step, a.indptr, a.indices, a.data)
+            return None if step is None else partial(step, a.indptr, a.indices, a.data)
         if self.array.device.type != "cuda":
             return None
         on_cuda = kernel("torch_step", "csr_recurrence")
@@ -307,11 +306,3 @@ class TorchSparseOperator(ExplicitOperator):
 
 def _widths(itemsize: int) -> tuple[int, ...]:
     return tuple(width for width in WIDTHS if width * itemsize <= ROW_BYTES)
-
-
-def _on_host(
-    step: Callable[..., Any], indptr: Any, indices: Any, data: Any, x: Any, y: Any, *abc: Any
-) -> tuple[Any, Any]:
-    """Take a step with blocks of Torch, which share their memory with NumPy's; dots are NumPy's."""
-    squares, mixed = step(indptr, indices, data, x.numpy(), y.numpy(), *abc)
-    return squares, mixed

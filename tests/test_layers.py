@@ -8,20 +8,20 @@ import pytest
 ROOT = Path(__file__).parents[1]
 
 SPECDENS = """
-    _kernels.vectors _kernels.rows _kernels.csr _kernels.mirror _kernels.powers
-    _kernels.signs _kernels.gram _kernels.dense _kernels.threads _kernels.symmetric
-    _kernels.entries _kernels.tiles _kernels.lattice _kernels.triton_step _kernels.__init__
-    _kernels.replay _kernels.torch_step _arrays _probes chebyshev results linear_operator
-    explicit dense sparse slices bands adapters operators lattices recurrences lanczos
-    quadrature moments bounds exact preparation gram_zeros structure union inertias pencils
-    control sampling scalar_functions truncation estimation rules sampled planning
-    krylov_basis deflation prospects two_levels adaptive guarantee matrix_function
-    _histories _autograd _batch functions nonsymmetric determinants pseudo sketch tolerance
-    effort leave_one_out hutch_plus_plus traces diagonal_estimators diagonals application
-    pairs green quadratic_forms likelihood correlation spectral_density densities counting
-    files functionals spectral_run run_files extremes distribution recording spectra
-    summaries norms __init__ testing _torch_batches _torch_graphs _torch_curvature torch
-    plotting cli __main__
+    _kernels.steps _kernels.vectors _kernels.rows _kernels.csr _kernels.mirror
+    _kernels.powers _kernels.signs _kernels.gram _kernels.dense _kernels.threads
+    _kernels.symmetric _kernels.entries _kernels.tiles _kernels.lattice _kernels.triton_step
+    _kernels.__init__ _kernels.replay _kernels.torch_step _arrays _probes chebyshev results
+    linear_operator explicit dense sparse slices bands adapters operators lattices
+    recurrences lanczos quadrature moments bounds exact preparation gram_zeros structure
+    union inertias pencils control sampling scalar_functions truncation estimation rules
+    sampled planning krylov_basis deflation prospects two_levels adaptive guarantee
+    matrix_function _histories _autograd _batch functions nonsymmetric determinants pseudo
+    sketch tolerance effort leave_one_out hutch_plus_plus traces diagonal_estimators
+    diagonals application pairs green quadratic_forms likelihood correlation
+    spectral_density densities counting files functionals spectral_run run_files extremes
+    distribution recording spectra summaries norms __init__ testing _torch_batches
+    _torch_graphs _torch_curvature torch plotting cli __main__
 """
 
 SEND = """

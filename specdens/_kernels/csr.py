@@ -15,6 +15,7 @@ import numpy as np
 from numba import njit, prange
 
 from specdens._kernels.rows import update_csr_rows
+from specdens._kernels.steps import needs_product, stepped
 
 __all__ = ["CHUNK", "csr_step"]
 
@@ -25,7 +26,7 @@ CHUNK = 2048
 
 
 def csr_step(
-    indptr: Host, indices: Host, data: Host, x: Host, y: Host, a: Any, b: Any, c: Any
+    indptr: Host, indices: Host, data: Host, x: Any, y: Any, a: Any, b: Any, c: Any
 ) -> tuple[Host, Host]:
     """Set y to ``a A x + b x + c y``; return ``<y, y>`` and the real part of ``<y, x>`` by columns.
 
@@ -33,7 +34,7 @@ def csr_step(
     ----------
     indptr, indices, data : ndarray
         Of A, n x n, in CSR form, of the dtype of x; indices are not checked.
-    x, y : ndarray, shape (n, R), C order
+    x, y : array in the memory of the host, shape (n, R), C order
         R one of `specdens._kernels.WIDTHS`; y is written.
     a, b, c : float, or ndarray of shape (R,)
         For the number ``a = 0.0`` A is not read.
@@ -43,18 +44,12 @@ def csr_step(
     ndarray, ndarray, shape (R,)
         float64.
     """
-    real = np.float32 if x.dtype in (np.float32, np.complex64) else np.float64
-    if isinstance(a, float) and a == 0:
-        indptr = np.zeros_like(indptr)
-    columns, updated = x.view(real), y.view(real)
-    width = columns.shape[1]
-    abc = np.empty((3, x.shape[1], width // x.shape[1]), real)
-    for place, coefficient in zip(abc, (a, b, c), strict=True):
-        place[:] = np.reshape(coefficient, (-1, 1))
-    partial = np.empty((-(-len(x) // CHUNK), 2, width))
-    _all_rows(width)(indptr, indices, data, columns, updated, abc.reshape(3, width), partial)
-    squares, mixed = partial.sum(axis=0).reshape(2, x.shape[1], -1).sum(axis=2)
-    return squares, mixed
+    rows = indptr if needs_product(a) else np.zeros_like(indptr)
+
+    def update(x: Host, y: Host, abc: Host, partial: Host) -> None:
+        _all_rows(x.shape[1])(rows, indices, data, x, y, abc, partial)
+
+    return stepped(update, CHUNK, x, y, a, b, c)
 
 
 @lru_cache
@@ -65,9 +60,7 @@ def _all_rows(width: int) -> Callable[..., None]:
     def loop(indptr, indices, data, x, y, abc, partial):  # type: ignore[no-untyped-def]
         n = len(indptr) - 1
         for chunk in prange(len(partial)):
-            dots = np.zeros((2, width))
             first, last = chunk * CHUNK, min(n, (chunk + 1) * CHUNK)
-            update_csr_rows(data, indices, indptr, x, y, first, last, abc, dots, width)
-            partial[chunk] = dots
+            update_csr_rows(data, indices, indptr, x, y, first, last, abc, partial[chunk], width)
 
     return loop  # type: ignore[no-any-return]  # numba has no types

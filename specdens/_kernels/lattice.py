@@ -15,6 +15,7 @@ import numpy as np
 from numba import njit, prange
 
 from specdens._kernels.csr import CHUNK
+from specdens._kernels.steps import needs_product, stepped
 from specdens._kernels.tiles import update_rows
 
 __all__ = ["Boxes", "lattice_step"]
@@ -68,19 +69,13 @@ def lattice_step(
     ndarray, ndarray, shape (R,)
         float64.
     """
-    x, y = np.asarray(x), np.asarray(y)
-    real = np.float32 if x.dtype in (np.float32, np.complex64) else np.float64
-    if isinstance(a, float) and a == 0:
+    if not needs_product(a):
         boxes = boxes._replace(first_term=np.zeros_like(boxes.first_term))
-    columns, updated = x.view(real), y.view(real)
-    width = columns.shape[1]
-    abc = np.empty((3, x.shape[1], width // x.shape[1]), real)
-    for place, coefficient in zip(abc, (a, b, c), strict=True):
-        place[:] = np.reshape(coefficient, (-1, 1))
-    partial = np.empty((-(-len(x) // CHUNK), 2, width))
-    _all_rows(width)(*boxes, entries, columns, updated, abc.reshape(3, width), partial)
-    squares, mixed = partial.sum(axis=0).reshape(2, x.shape[1], -1).sum(axis=2)
-    return squares, mixed
+
+    def update(x: Host, y: Host, abc: Host, partial: Host) -> None:
+        _all_rows(x.shape[1])(*boxes, entries, x, y, abc, partial)
+
+    return stepped(update, CHUNK, x, y, a, b, c)
 
 
 @lru_cache
@@ -94,7 +89,6 @@ def _all_rows(width: int) -> Callable[..., None]:
         n, last = len(y), len(shape) - 1
         length = shape[last]
         for chunk in prange(len(partial)):
-            dots = np.zeros((2, width))
             row, end = chunk * CHUNK, min(n, (chunk + 1) * CHUNK)
             while row < end:
                 line = row // length
@@ -114,11 +108,10 @@ def _all_rows(width: int) -> Callable[..., None]:
                     until = min(stop, line * length + edges[segment + 1])
                     update_rows(
                         entries, terms, first_term[box, 0], first_term[box, 1], first_term[box, 2],
-                        x, y, row, until, abc, dots, width,
+                        x, y, row, until, abc, partial[chunk], width,
                     )  # fmt: skip
                     row = max(row, until)
                     segment += 1
                     box += 1
-            partial[chunk] = dots
 
     return loop  # type: ignore[no-any-return]  # numba has no types

@@ -16,6 +16,7 @@ from numba import njit, prange, types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
+from specdens._kernels.steps import needs_product, stepped
 from specdens._kernels.threads import one_thread_if
 from specdens._kernels.vectors import LONG, Vectors
 
@@ -58,17 +59,15 @@ def dense_step(matrix: Host, x: Host, y: Host, a: Any, b: Any, c: Any) -> tuple[
     """
     n, width = x.shape
     vectors = width * x.itemsize // REGISTER
-    abc = np.empty((3, width), x.dtype)
-    for place, coefficient in zip(abc, (a, b, c), strict=True):
-        place[:] = coefficient
-    read = 0 if isinstance(a, float) and a == 0 else n
-    partial = np.zeros((-(-n // CHUNK), 2, width))
+    read = n if needs_product(a) else 0
     together = (0,) * min(MOST_ROWS, SUMS // vectors)
     portion = PORTION // (width * x.itemsize)
-    with one_thread_if(read * n * width <= ALONE):
+
+    def update(x: Host, y: Host, abc: Host, partial: Host) -> None:
         _all_rows(matrix, read, portion, x, y, abc, partial, together, (0,) * vectors)
-    squares, mixed = partial.sum(axis=0)
-    return squares, mixed
+
+    with one_thread_if(read * n * width <= ALONE):
+        return stepped(update, CHUNK, x, y, a, b, c)
 
 
 @njit(parallel=True, nogil=True, cache=True)

@@ -12,6 +12,7 @@ import torch
 
 from specdens._kernels import kernel, padded_width
 from specdens._kernels.replay import BELOW, replayed
+from specdens._kernels.steps import needs_product
 
 __all__ = ["csr_recurrence", "library_recurrence", "of_cupy"]
 
@@ -64,7 +65,7 @@ def _with_constants(update: Callable[..., tuple[Tensor, Tensor]]) -> Step:
             if key not in constants:
                 constants[key] = _by_real_columns(x, a, b, c)
             abc = constants[key]
-        return update(x, y, abc, _needs_product(a))
+        return update(x, y, abc, needs_product(a))
 
     return step
 
@@ -83,11 +84,6 @@ def _on_device(number: Any, like: Tensor) -> Tensor:
     return columns.to(like.device, like.dtype, non_blocking=True)
 
 
-def _needs_product(a: Any) -> bool:
-    """Whether a step reads the matrix; numbers on a device are not looked at."""
-    return bool(np.ndim(a) or a)
-
-
 def library_recurrence(crow: Tensor, col: Tensor, values: Tensor) -> Step:
     """Return the step by the sparse product of the library, in place, and its dot products.
 
@@ -103,7 +99,7 @@ def library_recurrence(crow: Tensor, col: Tensor, values: Tensor) -> Step:
         y.mul_(_on_device(c, x)).addcmul_(x, _on_device(b, x))
         if np.ndim(a):
             torch.addmm(y, matrix, x * _on_device(a, x), out=y)
-        elif a:
+        elif needs_product(a):
             torch.addmm(y, matrix, x, alpha=float(a), out=y)
         return _dots(y, y), _dots(y, x)
 
