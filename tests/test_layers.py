@@ -47,8 +47,8 @@ HEAVY = {
 }
 
 OF_MODELS = """
-    hidden embeddings _generation sampling scorer masking tracking checkpoint callback trainer
-    world.tokens experiment
+    hidden embeddings _generation sampling scorer masking tracking checkpoint callback config
+    trainer world.tokens experiment
 """
 """The files of `send` that handle models: these import torch and transformers right away."""
 
