@@ -14,6 +14,10 @@ __all__ = [
     "sentence_embedding",
     "HallucinationScorer",
     "ScoreTable",
+    # Evaluation on prompts, during training and after it
+    "evaluate",
+    "Evaluation",
+    "EvaluationCallback",
     # Sensitivity Dropout
     "train",
     "SendConfig",
@@ -34,6 +38,9 @@ _HOME = {
     "sentence_embedding": "embeddings",
     "HallucinationScorer": "scorer",
     "ScoreTable": "scorer",
+    "evaluate": "evaluation",
+    "Evaluation": "evaluation",
+    "EvaluationCallback": "evaluation_callback",
     "train": "trainer",
     "SendConfig": "config",
     "SendTrainer": "trainer",

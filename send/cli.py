@@ -6,8 +6,12 @@ import logging
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from send.trainer import SendResult
 
 __all__ = ["main"]
 
@@ -65,6 +69,9 @@ class TrainOptions:
     data: str = field(metadata={"help": "A file, folder or hub name: see send.load_texts."})
     tracking_data: str | None = field(
         default=None, metadata={"help": "Rows to track sensitivity on, not trained on."}
+    )
+    prompt_data: str | None = field(
+        default=None, metadata={"help": "Prompts, with references or without, to answer meanwhile."}
     )
     eval_data: str | None = field(
         default=None, metadata={"help": "Rows to evaluate on, as --eval_strategy says."}
@@ -249,9 +256,23 @@ def _train(arguments: list[str]) -> None:
         options.model,
         load_texts(options.data, limit=options.limit),
         tracking_dataset=options.tracking_data,
+        prompt_dataset=options.prompt_data,
         eval_dataset=options.eval_data,
         config=config,
         resume_from_checkpoint=options.resume or None,
     )
     result.save(config.output_dir)
+    _draw(result, Path(config.output_dir) / "send_run.png")
+    if result.evaluation is not None:
+        print(result.evaluation)
     print(f"{len(result.history)} checkpoints; the model is in {config.output_dir}/")
+
+
+def _draw(result: SendResult, path: Path) -> None:
+    """Write the picture of a training, where matplotlib is installed."""
+    if find_spec("matplotlib") is not None:
+        from matplotlib import pyplot as plt
+
+        figure = result.plot()
+        figure.savefig(path)
+        plt.close(figure)

@@ -56,6 +56,9 @@ class SendConfig(SFTConfig):  # type: ignore[misc]  # mypy does not follow trl
     stop_loss: float | None = _option(None, "Stop when the loss stays within this, and:")
     stop_score: float | None = _option(None, "when the mean EigenScore stays within this.")
 
+    # Evaluation
+    eval_prompts: int | None = _option(64, "At most so many rows of prompt_dataset are evaluated.")
+
     def __post_init__(self) -> None:
         """Choose the precision, then check everything as `SFTConfig` does."""
         steps_between(self.every)  # before a model or data are loaded

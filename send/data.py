@@ -19,12 +19,20 @@ import numpy as np
 if TYPE_CHECKING:
     from datasets import Dataset
 
-__all__ = ["as_dataset", "load_prompts", "load_texts", "natural_spacing", "split_tracking"]
+__all__ = [
+    "as_dataset",
+    "load_prompts",
+    "load_questions",
+    "load_texts",
+    "natural_spacing",
+    "split_tracking",
+]
 
 logger = logging.getLogger(__name__)
 
 SHAPES = (("prompt", "completion"), ("messages",), ("text",), ("sentences",))
 PROMPTS = (("prompt",), ("question",), ("user_query",), ("text",))
+QUESTIONS = (("prompt", "completion"), ("messages",), *PROMPTS, ("sentences",))
 BUILDERS = {".json": "json", ".jsonl": "json", ".csv": "csv", ".parquet": "parquet"}
 
 
@@ -107,6 +115,30 @@ def load_prompts(
     """
     rows = _known_columns(_read(path_or_name, split, limit), str(path_or_name), PROMPTS)
     return list(rows[rows.column_names[0]])
+
+
+def load_questions(
+    path_or_name: str | Path, *, split: str = "train", limit: int | None = None
+) -> Dataset:
+    """Return the prompts of a file, with their references where it has them: see `send.evaluate`.
+
+    Parameters
+    ----------
+    path_or_name, split, limit
+        As for `load_texts`.
+
+    Returns
+    -------
+    datasets.Dataset
+        Columns ``prompt`` and ``completion``, or ``messages``, or else one of ``prompt``,
+        ``question``, ``user_query`` and ``text``.
+
+    Raises
+    ------
+    FileNotFoundError, ValueError
+        As `load_texts`.
+    """
+    return _known_columns(_read(path_or_name, split, limit), str(path_or_name), QUESTIONS)
 
 
 def _read(path_or_name: str | Path, split: str, limit: int | None) -> Dataset:

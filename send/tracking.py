@@ -32,7 +32,15 @@ from send.hidden import HiddenTap
 from send.sampling import Prompt, sample_answers, token_ids
 from send.scores import eigenscore
 
-__all__ = ["IGNORED", "TrackingRow", "TrackingSet", "read_rows", "with_fitting_prompts"]
+__all__ = [
+    "IGNORED",
+    "TrackingRow",
+    "TrackingSet",
+    "padded",
+    "read_row",
+    "read_rows",
+    "with_fitting_prompts",
+]
 
 logger = logging.getLogger(__name__)
 
@@ -99,7 +107,7 @@ def read_rows(
     [TrackingRow(input_ids=[5, 6, 7], labels=[5, 6, 7], prompt='')]
     """
     found = [
-        _read_row(row, tokenizer, slice(max_length), completion_only=completion_only_loss)
+        read_row(row, tokenizer, slice(max_length), completion_only=completion_only_loss)
         for row in rows
     ]
     empty = sum(not row.input_ids for row in found)
@@ -112,13 +120,14 @@ def read_rows(
     return found
 
 
-def _read_row(
+def read_row(
     row: Mapping[str, Any],
     tokenizer: PreTrainedTokenizerBase | None,
     kept: slice,
     *,
     completion_only: bool,
 ) -> TrackingRow:
+    """Return one row as `read_rows` does, its tokens from `kept`; it may have none."""
     if "input_ids" in row:
         return _tokenized(row, tokenizer, kept)
     if tokenizer is None:
@@ -295,7 +304,7 @@ class TrackingSet:
         """
         embeddings, nll, tokens = [], 0.0, 0
         with torch.no_grad(), evaluating(model), HiddenTap(model, self.layer) as tap:
-            for ids, mask, labels in self._batches(device_of(model)):
+            for ids, mask, labels in padded(self.rows, self.batch_size, device_of(model)):
                 inputs = {"input_ids": ids, "attention_mask": mask, "use_cache": False}
                 logits = model(**accepted_inputs(model, inputs)).logits
                 embeddings.append(pool(tap.states, mask, pooling=self.pooling).float().cpu())
@@ -304,21 +313,6 @@ class TrackingSet:
                 nll += functional.cross_entropy(predicted, actual, reduction="sum").item()
                 tokens += int(counted.sum())
         return torch.cat(embeddings).numpy(), nll / tokens
-
-    def _batches(
-        self, device: torch.device
-    ) -> Iterator[tuple[torch.Tensor, torch.Tensor, torch.Tensor]]:
-        # Ids, attention mask and labels, padded at the right.
-        for start in range(0, len(self.rows), self.batch_size):
-            rows = self.rows[start : start + self.batch_size]
-            shape = len(rows), max(len(row.input_ids) for row in rows)
-            ids, mask = torch.zeros(shape, dtype=torch.long), torch.zeros(shape, dtype=torch.long)
-            labels = torch.full(shape, IGNORED)
-            for i, row in enumerate(rows):
-                ids[i, : len(row.input_ids)] = torch.tensor(row.input_ids)
-                labels[i, : len(row.labels)] = torch.tensor(row.labels)
-                mask[i, : len(row.input_ids)] = 1
-            yield ids.to(device), mask.to(device), labels.to(device)
 
     def score(
         self, model: Any, tokenizer: PreTrainedTokenizerBase | None
@@ -353,3 +347,24 @@ class TrackingSet:
         scores = eigenscore(samples.embeddings).tolist()
         stderr = float(np.std(scores, ddof=1)) / math.sqrt(len(scores)) if len(scores) > 1 else None
         return float(np.mean(scores)), stderr
+
+
+def padded(
+    rows: Sequence[TrackingRow], batch_size: int, device: torch.device
+) -> Iterator[tuple[torch.Tensor, torch.Tensor, torch.Tensor]]:
+    """Give the rows in batches: ids, attention mask and labels, padded at the right.
+
+    Yields
+    ------
+    ids, mask, labels : torch.Tensor, shape (at most batch_size, tokens)
+    """
+    for start in range(0, len(rows), batch_size):
+        batch = rows[start : start + batch_size]
+        shape = len(batch), max(len(row.input_ids) for row in batch)
+        ids, mask = torch.zeros(shape, dtype=torch.long), torch.zeros(shape, dtype=torch.long)
+        labels = torch.full(shape, IGNORED)
+        for i, row in enumerate(batch):
+            ids[i, : len(row.input_ids)] = torch.tensor(row.input_ids)
+            labels[i, : len(row.labels)] = torch.tensor(row.labels)
+            mask[i, : len(row.input_ids)] = 1
+        yield ids.to(device), mask.to(device), labels.to(device)

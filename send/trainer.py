@@ -21,11 +21,14 @@ from send.callback import SendCallback
 from send.checkpoint import Row, last_checkpoint
 from send.config import SendConfig
 from send.data import as_dataset, split_tracking
-from send.plotting import plot_history, plot_sensitivity
+from send.evaluation import Evaluation
+from send.evaluation_callback import COLUMNS, EvaluationCallback
+from send.plotting import plot_history, plot_run, plot_sensitivity
 
 if TYPE_CHECKING:
     from datasets import Dataset, IterableDataset
     from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
     from pandas import DataFrame
     from peft import PeftConfig
 
@@ -87,8 +90,25 @@ def _callback(tracking_dataset: Dataset, args: SendConfig) -> SendCallback:
     )
 
 
+def _evaluation(
+    prompt_dataset: Dataset | Sequence[Any] | str | Path, args: SendConfig
+) -> EvaluationCallback:
+    return EvaluationCallback(
+        prompt_dataset,
+        every=args.every,
+        num_samples=args.num_samples,
+        max_new_tokens=args.max_new_tokens,
+        layer=args.layer,
+        pooling=args.pooling,
+        max_prompts=args.eval_prompts,
+        seed=args.seed,
+    )
+
+
 class SendTrainer(SFTTrainer):  # type: ignore[misc]  # mypy does not follow trl
     """TRL's `SFTTrainer` with a `SendCallback`, which is its attribute ``send``.
+
+    With prompts to evaluate on, the attribute ``evaluation`` is an `EvaluationCallback`, else None.
 
     Parameters
     ----------
@@ -102,6 +122,9 @@ class SendTrainer(SFTTrainer):  # type: ignore[misc]  # mypy does not follow trl
     tracking_dataset : datasets.Dataset, optional
         Rows of the same shape that are not trained on. Without it ``args.tracking_fraction`` of the
         training rows, chosen by ``args.seed``, are kept apart.
+    prompt_dataset : datasets.Dataset, list, str or Path, optional
+        Prompts, with or without references, that the model answers at each checkpoint: as for
+        `send.evaluate`; ``args.eval_prompts`` of them.
     eval_dataset, processing_class, data_collator, callbacks, optimizers, quantization_config
         As for `SFTTrainer`.
     peft_config : PeftConfig, optional
@@ -129,6 +152,7 @@ class SendTrainer(SFTTrainer):  # type: ignore[misc]  # mypy does not follow trl
         *,
         train_dataset: Dataset | IterableDataset,
         tracking_dataset: Dataset | None = None,
+        prompt_dataset: Dataset | Sequence[Any] | str | Path | None = None,
         eval_dataset: Dataset | dict[str, Dataset] | None = None,
         processing_class: PreTrainedTokenizerBase | None = None,
         data_collator: Any = None,
@@ -148,6 +172,7 @@ class SendTrainer(SFTTrainer):  # type: ignore[misc]  # mypy does not follow trl
         if tracking_dataset is None:
             train_dataset, tracking_dataset = _split(train_dataset, args)
         self.send = _callback(tracking_dataset, args)
+        self.evaluation = None if prompt_dataset is None else _evaluation(prompt_dataset, args)
         super().__init__(
             model,
             args,
@@ -160,7 +185,9 @@ class SendTrainer(SFTTrainer):  # type: ignore[misc]  # mypy does not follow trl
             quantization_config=quantization_config,
             peft_config=peft_config,
         )
-        # First, so that progress bars and trackers see what it adds to the logs.
+        # First, so that progress bars and trackers see what they add to the logs.
+        if self.evaluation is not None:
+            self.evaluation.add_to(self)
         self.callback_handler.callbacks.insert(0, self.send)
 
     def train(
@@ -214,12 +241,16 @@ class SendResult:
     processing_class : PreTrainedTokenizerBase
         Its tokenizer.
     history : list of dict
-        One row a checkpoint: see `SendCallback`.
+        One row a checkpoint: see `SendCallback`; and if there were prompts to evaluate on, in the
+        same row what `EvaluationCallback` found there.
+    evaluation : Evaluation or None
+        The last one of those, with the answers.
     """
 
     model: nn.Module
     processing_class: PreTrainedTokenizerBase
     history: list[Row]
+    evaluation: Evaluation | None = None
 
     def to_pandas(self) -> DataFrame:
         """Return the history as a table, one row a checkpoint."""
@@ -228,17 +259,25 @@ class SendResult:
         return DataFrame(self.history)
 
     def save(self, folder: str | Path) -> None:
-        """Write the model and its tokenizer as Transformers does, and ``send_history.json``.
+        """Write the model and its tokenizer as Transformers does, and the history.
 
         Parameters
         ----------
         folder : str or Path
-            Made if it is not there.
+            Made if it is not there. The history is ``send_history.json``; ``send_history.csv`` has
+            one number a cell: of the dropped indices how many, and no sensitivities.
         """
         model: Any = self.model
         model.save_pretrained(folder)
         self.processing_class.save_pretrained(folder)
         (Path(folder) / "send_history.json").write_text(json.dumps(self.history, indent=1))
+        table = self.to_pandas().drop(columns="sensitivity")
+        table["masked"] = table["masked"].map(len)
+        table.to_csv(Path(folder) / "send_history.csv", index=False)
+
+    def plot(self) -> Figure:
+        """Plot the whole training, a panel for each kind of number: `send.plotting.plot_run`."""
+        return plot_run(self.history)
 
     def plot_scores(self, *, ax: Axes | None = None) -> Axes:
         """Plot EigenScore and loss over the checkpoints: `send.plotting.plot_history`."""
@@ -254,6 +293,7 @@ def train(
     train_dataset: Dataset | IterableDataset | Sequence[Any] | str | Path,
     *,
     tracking_dataset: Dataset | Sequence[Any] | str | Path | None = None,
+    prompt_dataset: Dataset | Sequence[Any] | str | Path | None = None,
     eval_dataset: Dataset | Sequence[Any] | str | Path | None = None,
     config: SendConfig | None = None,
     processing_class: PreTrainedTokenizerBase | None = None,
@@ -274,6 +314,9 @@ def train(
     tracking_dataset : as train_dataset, optional
         Rows not to train on, by which sensitivity is measured. Without them a share of the training
         rows is kept apart: ``config.tracking_fraction``.
+    prompt_dataset : datasets.Dataset, list of dict, list of str, str or Path, optional
+        Prompts, with or without references, not trained on, that the model answers at the start and
+        at each checkpoint: as for `send.evaluate`; ``config.eval_prompts`` of them.
     eval_dataset : as train_dataset, optional
         Rows that the trainer evaluates on, when ``config.eval_strategy`` says so.
     config : SendConfig, optional
@@ -334,6 +377,7 @@ def train(
             else as_dataset(train_dataset)
         ),
         tracking_dataset=None if tracking_dataset is None else as_dataset(tracking_dataset),
+        prompt_dataset=prompt_dataset,
         eval_dataset=None if eval_dataset is None else as_dataset(eval_dataset),
         processing_class=processing_class,
         callbacks=callbacks,
@@ -343,8 +387,17 @@ def train(
     return SendResult(
         model=_plain(trainer.accelerator.unwrap_model(trainer.model)),
         processing_class=trainer.processing_class,
-        history=trainer.send.history,
+        history=_joined(trainer.send.history, trainer.evaluation),
+        evaluation=None if trainer.evaluation is None else trainer.evaluation.latest,
     )
+
+
+def _joined(history: list[Row], evaluation: EvaluationCallback | None) -> list[Row]:
+    """Return the rows of the checkpoints, each with what the evaluation found at its step."""
+    if evaluation is None:
+        return history
+    found = {row["step"]: {name: row[name] for name in COLUMNS} for row in evaluation.history}
+    return [{**row, **found.get(row["step"], dict.fromkeys(COLUMNS))} for row in history]
 
 
 def _plain(model: Any) -> nn.Module:

@@ -41,6 +41,15 @@ def mean_nll(model, prompt, answer):
     return total / len(answer)
 
 
+def mean_entropy(model, prompt, answer):
+    """Shannon's formula at each token of the answer."""
+    total = 0.0
+    for i in range(len(answer)):
+        log_p = next_log_probs(model, prompt + answer[:i])
+        total -= float((log_p.exp() * log_p).sum())
+    return total / len(answer)
+
+
 def greedy(model, prompt, max_new_tokens, ends):
     """Return the most likely tokens, and whether they end: the end token is left out."""
     answer = []
