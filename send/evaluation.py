@@ -91,8 +91,9 @@ class Evaluation:
 
         ``eigenscore``, ``ees``, ``entropy``, ``distinct`` and ``length`` are means of the columns
         of `scores` (``length``: of ``mean_length``), ``rouge_l`` is that of the column here, with
-        Student t intervals. ``loss`` is the mean over all tokens of the references, as the loss of
-        a trainer is, with the interval of a ratio; ``perplexity`` is its exponential.
+        Student t intervals, of ROUGE-L cut to between 0 and 1. ``loss`` is the mean over all tokens
+        of the references, as the loss of a trainer is, with the interval of a ratio;
+        ``perplexity`` is its exponential.
         """
         columns = {
             "eigenscore": self.scores.eigenscore,
@@ -112,7 +113,8 @@ class Evaluation:
             found["perplexity"] = found["loss"].through(_exp)
         known = ~np.isnan(self.rouge_l)
         if known.any():
-            found["rouge_l"] = mean_over_prompts(self.rouge_l[known], level=self.level)
+            rouge = mean_over_prompts(self.rouge_l[known], level=self.level)
+            found["rouge_l"] = rouge.through(lambda x: min(max(x, 0.0), 1.0))
         return found
 
     def to_pandas(self) -> pd.DataFrame:

@@ -50,7 +50,7 @@ def read_questions(data: Dataset | Sequence[Any] | str | Path) -> list[Any]:
     Parameters
     ----------
     data : datasets.Dataset, list of dict, list of str, str or Path
-        A path goes to `send.data.load_questions`; strings in a list are prompts.
+        A path goes to `send.data.load_questions`; strings in a list are prompts, next to rows too.
 
     Returns
     -------
@@ -65,9 +65,9 @@ def read_questions(data: Dataset | Sequence[Any] | str | Path) -> list[Any]:
     """
     if isinstance(data, (str, Path)):
         return list(load_questions(data))
-    rows = list(as_dataset(data))
-    texts = not hasattr(data, "column_names") and all(isinstance(row, str) for row in data)
-    return [row["text"] for row in rows] if texts else rows
+    if isinstance(data, Sequence) and data and all(isinstance(r, str | Mapping) for r in data):
+        return list(data)  # a data set would have the columns of the first row alone
+    return list(as_dataset(data))
 
 
 def draw(rows: Sequence[Any], count: int | None, seed: int) -> list[Any]:
@@ -153,7 +153,8 @@ def _answered(
         )
         raise ValueError(msg)
     row = {"prompt": prompt, "completion": completion}
-    return EvaluationRow(prompt, text, read_row(row, tokenizer, kept, completion_only=True))
+    tokens = read_row(row, tokenizer, kept, completion_only=True)
+    return EvaluationRow(prompt, text.strip(), tokens)
 
 
 def _halves(text: str, tokenizer: PreTrainedTokenizerBase, kept: slice) -> EvaluationRow:

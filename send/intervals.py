@@ -39,7 +39,7 @@ class Metric:
         return f"{self.value:.4g} [{self.low:.4g}, {self.high:.4g}]"
 
     def through(self, function: Callable[[float], float]) -> Metric:
-        """Return the increasing function of this number, its interval with the same coverage."""
+        """Return a function of this number that never falls, with at least the same coverage."""
         value, low, high = (function(x) for x in (self.value, self.low, self.high))
         return Metric(value=value, low=low, high=high, prompts=self.prompts)
 

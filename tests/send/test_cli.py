@@ -89,6 +89,31 @@ def test_training(capsys, model, rows, tmp_path):
     AutoTokenizer.from_pretrained(out)
 
 
+def test_training_with_prompts_to_answer(capsys, model, rows, tmp_path):
+    asked, out = tmp_path / "asked.jsonl", tmp_path / "trained"
+    questions = WORLD.questions("new", limit=4)
+    asked.write_text(
+        "".join(json.dumps({"prompt": q.prompt, "completion": q.answer}) + "\n" for q in questions)
+    )
+    code, text, _ = run(
+        capsys, "train", "--model", model, "--data", rows, "--output_dir", out, *SHORT,
+        "--prompt_data", asked, "--eval_prompts", 3, "--disable_tqdm", True,
+    )  # fmt: skip
+    assert code == 0
+    assert "3 prompts, 95% intervals over them" in text
+    history = json.loads((out / "send_history.json").read_text())
+    assert [row["eval_rouge_l"] is not None for row in history] == [True] * 4
+    assert len(list(csv.DictReader((out / "send_history.csv").read_text().splitlines()))) == 4
+    assert (out / "send_run.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_prompts_that_are_not_there(capsys, model, rows):
+    arguments = ("train", "--model", model, "--data", rows, "--prompt_data", "/nowhere.csv")
+    code, _, err = run(capsys, *arguments)
+    assert code == 2
+    assert err.splitlines()[-1].startswith("send: there is no file /nowhere.csv")
+
+
 def test_settings_from_a_file_and_flags_above_them(capsys, model, rows, tmp_path):
     config = tmp_path / "recipe.yaml"
     config.write_text(

@@ -409,7 +409,7 @@ def test_every_option_of_the_callback_is_one_of_the_config_and_has_help():
     of_callback = set(inspect.signature(SendCallback).parameters)
     set_otherwise = {"tracking_dataset", "max_length", "batch_size", "seed", "resume_from"}
     set_otherwise.add("completion_only_loss")  # SFTConfig has it
-    assert ours.keys() - {"tracking_fraction"} == of_callback - set_otherwise
+    assert ours.keys() - {"tracking_fraction", "eval_prompts"} == of_callback - set_otherwise
     for option in ours.values():
         assert option.metadata["help"].endswith((".", ":"))
         assert "%" not in option.metadata["help"]
