@@ -277,8 +277,9 @@ class _Record:
         if self._expected is not None:
             position, log_probs = self._expected
             nll = -log_probs.gather(1, ids[:, position : position + 1])
-            # Zero for a token that cannot be: 0 times infinity is NaN.
-            entropy = torch.special.entr(log_probs.exp()).sum(dim=1, keepdim=True).expand_as(nll)
+            # Zero for a token that cannot be: 0 times infinity would be NaN.
+            finite = log_probs.clamp(min=torch.finfo(log_probs.dtype).min)
+            entropy = -(log_probs.exp() * finite).sum(dim=1, keepdim=True).expand_as(nll)
             self._likelihood.append(torch.stack([nll, entropy]))
 
     @property

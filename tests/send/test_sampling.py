@@ -1,3 +1,5 @@
+import math
+
 import pytest
 import torch
 from peft import LoraConfig, get_peft_model
@@ -115,6 +117,17 @@ def check_against_separate_passes(
         assert samples.answers[p][k] == decoded(tokenizer, answer)
         seen.add("cut off" if not end else "ended" if answer else "empty")
     assert seen == kinds
+
+
+def test_the_entropy_passes_over_tokens_that_cannot_be(tiny_model, tokenizer):
+    size = tiny_model.config.vocab_size
+    with torch.no_grad():
+        tiny_model.get_output_embeddings().weight.zero_()
+    tiny_model.get_output_embeddings().register_forward_hook(
+        lambda _module, _inputs, logits: logits.index_fill(-1, torch.arange(10, size), -torch.inf)
+    )
+    samples = sample_answers(tiny_model, tokenizer, ["Bo"], num_samples=3, max_new_tokens=2)
+    near(samples.mean_entropy, torch.full((1, 3), math.log(10)))
 
 
 @pytest.mark.parametrize("count_eos", [False, True], ids=["without end", "with end"])
