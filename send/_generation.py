@@ -32,7 +32,7 @@ from send.embeddings import (
 )
 from send.hidden import HiddenTap
 
-__all__ = ["Answers", "Reading", "answer", "generation_config", "require"]
+__all__ = ["DEFAULT_BATCH", "Answers", "Reading", "answer", "generation_config", "require"]
 
 SPANS = ("answer", "all")
 DEFAULT_BATCH = 64

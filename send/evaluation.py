@@ -19,6 +19,7 @@ from torch import nn
 from torch.nn import functional
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from send._generation import DEFAULT_BATCH
 from send.embeddings import accepted_inputs, device_of, evaluating, learned_positions
 from send.evaluation_rows import EvaluationRow, draw, read_questions, with_reference, with_room
 from send.hidden import PENULTIMATE
@@ -47,7 +48,8 @@ METRICS = (
 )
 """The names of all metrics; the last three need references."""
 
-REFERENCE_BATCH = 16
+READ_SHARE = 4
+"""Of references fewer are read at once than answers generated: all their tokens need logits."""
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -83,7 +85,10 @@ class Evaluation:
 
     def __str__(self) -> str:
         lines = [f"{name:<12}{metric}" for name, metric in self.metrics.items()]
-        return "\n".join([f"{len(self)} prompts, {self.level:.0%} intervals over them", *lines])
+        return "\n".join([
+            f"{len(self)} prompts, {100 * self.level:.4g} % intervals over them",
+            *lines,
+        ])
 
     @cached_property
     def metrics(self) -> dict[str, Metric]:
@@ -180,7 +185,7 @@ def evaluate(
     max_prompts : int, optional
         Evaluate at most so many rows, drawn at random.
     batch_size : int, optional
-        Answers generated and references read at once; unless given, 64 and 16.
+        Answers generated at once, 64 unless given; a quarter as many references are read at once.
     level : float
         Coverage of the intervals.
     seed : int
@@ -254,7 +259,8 @@ def evaluate(
         progress=progress,
     )
     tokens = [row.tokens for row in rows]
-    nll, counts = reference_nll(scorer.model, tokens, batch_size=batch_size or REFERENCE_BATCH)
+    at_once = max((batch_size or DEFAULT_BATCH) // READ_SHARE, 1)
+    nll, counts = reference_nll(scorer.model, tokens, batch_size=at_once)
     return Evaluation(
         scores=scores,
         reference=[row.reference for row in rows],

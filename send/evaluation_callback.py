@@ -67,8 +67,8 @@ class EvaluationCallback(TrainerCallback):  # type: ignore[misc]  # mypy does no
     stopping may name ``eval_send/rouge_l`` where the trainer evaluates at the same steps.
 
     The log is part of each checkpoint that `Trainer` saves, so that a resumed training has the
-    whole history. The training draws the same random numbers as without. Each process of a
-    distributed training evaluates the same prompts.
+    whole history; resume with the same prompts. The training draws the same random numbers as
+    without. Each process of a distributed training evaluates all prompts, and finds the same.
 
     Examples
     --------
@@ -169,7 +169,7 @@ class EvaluationCallback(TrainerCallback):  # type: ignore[misc]  # mypy does no
         metrics = event.get("metrics")
         row = next(reversed(self.history), None)
         if metrics is not None and row is not None and row["step"] == state.global_step:
-            metrics.update(_logged(row))
+            metrics |= {name: x for name, x in _logged(row).items() if not name.endswith(ENDS[1:])}
 
     def _evaluate(self, state: TrainerState, event: Mapping[str, Any]) -> None:
         self.latest = evaluate(

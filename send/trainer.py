@@ -34,6 +34,9 @@ if TYPE_CHECKING:
 
 __all__ = ["SendResult", "SendTrainer", "train"]
 
+ANSWERS_A_ROW = 8
+"""Answers generated at once for each row of an evaluation batch, which needs far more memory."""
+
 
 def _check_columns(dataset: Dataset | IterableDataset, args: SendConfig) -> None:
     """Refuse rows of no known shape before TRL fails on one of them."""
@@ -101,6 +104,7 @@ def _evaluation(
         layer=args.layer,
         pooling=args.pooling,
         max_prompts=args.eval_prompts,
+        batch_size=ANSWERS_A_ROW * args.per_device_eval_batch_size,
         seed=args.seed,
     )
 
@@ -124,7 +128,8 @@ class SendTrainer(SFTTrainer):  # type: ignore[misc]  # mypy does not follow trl
         training rows, chosen by ``args.seed``, are kept apart.
     prompt_dataset : datasets.Dataset, list, str or Path, optional
         Prompts, with or without references, that the model answers at each checkpoint: as for
-        `send.evaluate`; ``args.eval_prompts`` of them.
+        `send.evaluate`; ``args.eval_prompts`` of them, 8 answers at once for each of
+        ``args.per_device_eval_batch_size``.
     eval_dataset, processing_class, data_collator, callbacks, optimizers, quantization_config
         As for `SFTTrainer`.
     peft_config : PeftConfig, optional

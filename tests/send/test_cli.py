@@ -100,7 +100,7 @@ def test_training_with_prompts_to_answer(capsys, model, rows, tmp_path):
         "--prompt_data", asked, "--eval_prompts", 3, "--disable_tqdm", True,
     )  # fmt: skip
     assert code == 0
-    assert "3 prompts, 95% intervals over them" in text
+    assert "3 prompts, 95 % intervals over them" in text
     history = json.loads((out / "send_history.json").read_text())
     assert [row["eval_rouge_l"] is not None for row in history] == [True] * 4
     assert len(list(csv.DictReader((out / "send_history.csv").read_text().splitlines()))) == 4

@@ -16,6 +16,7 @@ from send.masking import SensitivityMask
 from send.rouge import rouge_l
 from send.scorer import HallucinationScorer
 from send.tracking import IGNORED, TrackingSet, read_rows
+from send.world import World
 from tests.send import naive
 
 NAMES = ["Ada", "Bo", "Cyn", "Dag", "Eve", "Finn"]
@@ -124,6 +125,17 @@ def test_of_equally_likely_tokens_entropy_and_loss_are_the_logarithm_of_their_nu
     size = math.log(tiny_model.config.vocab_size)
     assert ends(found.metrics["entropy"]) == pytest.approx((size,) * 3, rel=1e-5)
     assert ends(found.metrics["loss"]) == pytest.approx((size,) * 3, rel=1e-5)
+
+
+def test_rouge_tells_right_answers_from_wrong_ones_in_the_closed_world():
+    """One value for each fact: there alone all words right and right are the same."""
+    world = World(0, people=30, new_people=10, unknown_people=5)
+    questions = world.questions("known") + world.questions("new") + world.questions("unknown")
+    answers = sorted({question.answer for question in questions})
+    for question in questions[::7]:
+        for answer in [*answers[::5], question.answer]:
+            right = world.judge(question, answer) == "right"
+            assert (rouge_l(question.answer, answer) == 1) is right
 
 
 def test_a_model_that_knows_the_references_by_heart_answers_with_them(tiny_model, tokenizer):
@@ -340,7 +352,7 @@ def test_the_table_has_a_row_for_each_prompt(found):
 
 def test_in_words(found):
     lines = str(found).splitlines()
-    assert lines[0] == "6 prompts, 95% intervals over them"
+    assert lines[0] == "6 prompts, 95 % intervals over them"
     assert [line.split()[0] for line in lines[1:]] == list(METRICS)
     loss = found.metrics["loss"]
     assert f"{loss.value:.4g} [{loss.low:.4g}, {loss.high:.4g}]" in lines[6]
@@ -348,6 +360,7 @@ def test_in_words(found):
 
 def test_a_wider_level_is_a_wider_interval(found, tiny_model, tokenizer):
     wide = evaluate(tiny_model, ROWS, processing_class=tokenizer, level=0.999, **QUICK)
+    assert "99.9 % intervals" in str(wide)
     for name in ("eigenscore", "entropy", "loss", "perplexity"):
         narrow = found.metrics[name]
         assert wide.metrics[name].value == narrow.value

@@ -3,7 +3,6 @@
 import copy
 import csv
 import json
-import logging
 import math
 
 import pytest
@@ -22,7 +21,7 @@ from transformers import (
 from transformers.integrations.integration_utils import rewrite_logs
 
 from send.config import SendConfig
-from send.evaluation import evaluate
+from send.evaluation import METRICS, evaluate
 from send.evaluation_callback import COLUMNS, EvaluationCallback
 from send.trainer import train
 
@@ -206,6 +205,19 @@ def test_the_best_model_and_early_stopping_may_go_by_a_metric(tiny_model, tokeni
     assert trainer.evaluate()["eval_loss"] > 0
 
 
+def test_metrics_of_the_trainer_get_values_without_their_intervals(tiny_model, tokenizer, tmp_path):
+    class Look(TrainerCallback):
+        def on_evaluate(self, args, state, control, metrics, **_):
+            self.names = {name for name in metrics if name.startswith("eval_send/")}
+
+    look = Look()
+    trainer = trainer_of(tiny_model, tokenizer, tmp_path, look, max_steps=EPOCH,
+                         eval_strategy="epoch")  # fmt: skip
+    EvaluationCallback(ASKED, **QUICK).add_to(trainer)
+    trainer.train()
+    assert look.names == {f"eval_send/{name}" for name in METRICS}
+
+
 def test_mixed_precision(tiny_model, tokenizer, tmp_path):
     callback = EvaluationCallback(ASKED, **QUICK)
     trainer_of(tiny_model, tokenizer, tmp_path, callback, bf16=True, num_train_epochs=1).train()
@@ -304,10 +316,23 @@ def test_both_records_reach_trackers_together(tiny_model, tokenizer, tmp_path):
     assert checkpoints == [row["checkpoint"] for row in result.history]
 
 
-def test_at_most_so_many_of_the_prompts(tiny_model, tokenizer, tmp_path, caplog):
-    with caplog.at_level(logging.WARNING):
-        result = run(tiny_model, tokenizer, tmp_path, max_steps=1, eval_prompts=2)
+def test_at_most_so_many_of_the_prompts(tiny_model, tokenizer, tmp_path):
+    result = run(tiny_model, tokenizer, tmp_path, max_steps=1, eval_prompts=2)
     assert len(result.evaluation) == 2
+
+
+def test_the_batch_of_the_trainer_bounds_that_of_the_answers(
+    tiny_model, tokenizer, tmp_path, monkeypatch
+):
+    sizes, generate = set(), type(tiny_model).generate
+
+    def counted(self, **options):
+        sizes.add(len(options["input_ids"]))
+        return generate(self, **options)
+
+    monkeypatch.setattr(type(tiny_model), "generate", counted)
+    run(tiny_model, tokenizer, tmp_path, max_steps=1, per_device_eval_batch_size=1)
+    assert max(sizes) == 8  # of 4 prompts, 3 answers each
 
 
 def test_an_adapter(tiny_model, tokenizer, tmp_path):
