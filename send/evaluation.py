@@ -213,7 +213,7 @@ def evaluate(
     A falling mean EigenScore does not mean less hallucination: it falls, too, when a model becomes
     surer of what it invents. It goes with the length of the answers, which alone is a competitive
     sign of wrong ones (arXiv:2508.08285): compare with ``length``. ROUGE-L counts common words, not
-    facts. Up to K = 20, EES is exact and equals EigenScore.
+    facts. Up to K = 10, EES is exact and equals EigenScore; beyond, `send.ees` says how far it is.
 
     References
     ----------

@@ -125,7 +125,7 @@ def _panels(
 ) -> dict[str, dict[str, list[Mapping[str, Any]]]]:
     """Return, by panel and line, the rows that have the number; only panels with any."""
     scores = [(row["eval_ees"], row["eval_eigenscore"]) for row in _having(history, "eval_ees")]
-    # Up to K = 20 answers EES is exact, and its line would hide the other.
+    # Up to K = 10 answers EES is exact, and its line would hide the other.
     hidden = {"eval_ees"} if all(isclose(*pair, rel_tol=1e-6) for pair in scores) else set()
     found = {
         label: {

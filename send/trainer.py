@@ -249,7 +249,7 @@ class SendResult:
         One row a checkpoint: see `SendCallback`; and if there were prompts to evaluate on, in the
         same row what `EvaluationCallback` found there.
     evaluation : Evaluation or None
-        The last one of those, with the answers.
+        The last one of those, with the answers; None if a resumed training made none.
     """
 
     model: nn.Module

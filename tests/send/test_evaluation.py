@@ -127,6 +127,11 @@ def test_of_equally_likely_tokens_entropy_and_loss_are_the_logarithm_of_their_nu
     assert ends(found.metrics["loss"]) == pytest.approx((size,) * 3, rel=1e-5)
 
 
+def test_ees_is_exact_for_ten_answers(tiny_model, tokenizer):
+    found = evaluate(tiny_model, ROWS, processing_class=tokenizer, num_samples=10, max_new_tokens=3)
+    np.testing.assert_allclose(found.scores.ees, found.scores.eigenscore, rtol=1e-8)
+
+
 def test_rouge_tells_right_answers_from_wrong_ones_in_the_closed_world():
     """One value for each fact: there alone all words right and right are the same."""
     world = World(0, people=30, new_people=10, unknown_people=5)
