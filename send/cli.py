@@ -1,4 +1,4 @@
-"""The command line: ``send demo``, ``send score`` and ``send train``."""
+"""The command line: ``send demo``, ``send score``, ``send evaluate`` and ``send train``."""
 
 from __future__ import annotations
 
@@ -17,10 +17,11 @@ __all__ = ["main"]
 
 USAGE = """usage: send COMMAND [--option value ...] [--config FILE.yaml]
 
-  demo    a spectrum against exact values, then SenD against plain fine-tuning; --text FILE: SenD on
-          real text
-  score   EigenScore, EES and other signs of hallucination of a model's answers to prompts
-  train   fine-tune a causal language model with Sensitivity Dropout
+  demo      a spectrum against exact values, then SenD against plain fine-tuning; --text FILE: SenD
+            on real text
+  score     EigenScore, EES and other signs of hallucination of a model's answers to prompts
+  evaluate  means of these over prompts, and loss and ROUGE-L against references, with intervals
+  train     fine-tune a causal language model with Sensitivity Dropout
 
 send COMMAND --help lists the options; a YAML file given by --config holds any of them."""
 
@@ -62,6 +63,25 @@ class ScoreOptions:
 
 
 @dataclass
+class EvaluateOptions:
+    """What `send evaluate` takes."""
+
+    model: str = field(metadata={"help": "A folder, or a name on the hub."})
+    data: str = field(metadata={"help": "A file of prompts, with references: see send.evaluate."})
+    output: str | None = field(
+        default=None, metadata={"help": "Write a row for each prompt: .json or .csv."}
+    )
+    max_prompts: int | None = field(
+        default=None, metadata={"help": "Evaluate at most so many rows, drawn at random."}
+    )
+    num_samples: int = field(default=10, metadata={"help": "Answers sampled to a prompt (K)."})
+    max_new_tokens: int = field(default=64, metadata={"help": "Longest answer."})
+    batch_size: int | None = field(default=None, metadata={"help": "Answers generated at once."})
+    level: float = field(default=0.95, metadata={"help": "Coverage of the intervals."})
+    seed: int = field(default=0, metadata={"help": "Of the prompts and the sampled answers."})
+
+
+@dataclass
 class TrainOptions:
     """What `send train` takes besides all fields of `SendConfig`."""
 
@@ -94,12 +114,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         The exit code: 0, or 2 with one line on standard error.
     """
     given = list(sys.argv[1:] if arguments is None else arguments)
-    commands = {"demo": _demo, "score": _score, "train": _train}
+    commands = {"demo": _demo, "score": _score, "evaluate": _evaluate, "train": _train}
     if not given or given[0] in {"-h", "--help"}:
         print(USAGE)
         return 0 if given else 2
     if given[0] not in commands:
-        print(f"send: no command {given[0]!r}; expected demo, score or train", file=sys.stderr)
+        names = ", ".join(commands)
+        print(f"send: no command {given[0]!r}; expected one of {names}", file=sys.stderr)
         return 2
     logging.basicConfig(level=logging.WARNING, format="%(name)s: %(message)s")
     try:
@@ -244,6 +265,27 @@ def _prompts_of(data: str | None) -> list[Any]:
     from send.data import load_prompts
 
     return load_prompts(data)
+
+
+def _evaluate(arguments: list[str]) -> None:
+    (options,) = _parsed("evaluate", [EvaluateOptions], arguments)
+    _check_output(options.output)
+    from send.evaluation import evaluate
+
+    found = evaluate(
+        options.model,
+        options.data,
+        num_samples=options.num_samples,
+        max_new_tokens=options.max_new_tokens,
+        max_prompts=options.max_prompts,
+        batch_size=options.batch_size,
+        level=options.level,
+        seed=options.seed,
+        progress=True,
+    )
+    print(found)
+    if options.output is not None:
+        found.save(options.output)
 
 
 def _train(arguments: list[str]) -> None:

@@ -6,6 +6,7 @@ answers to one prompt are no independent sample of what might be asked.
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -135,6 +136,22 @@ class Evaluation:
             reference_tokens=self.reference_tokens,
             rouge_l=self.rouge_l,
         )
+
+    def save(self, path: str | Path) -> None:
+        """Write the table of prompts, a row a prompt, with the answers.
+
+        Parameters
+        ----------
+        path : str or Path
+            Ends in ``.csv``, with the answers of a prompt as a JSON list; else JSON, where what is
+            not there or not finite is null.
+        """
+        table = self.to_pandas()
+        if str(path).lower().endswith(".csv"):
+            lists = [json.dumps(answers, ensure_ascii=False) for answers in self.scores.answers]
+            table.assign(answers=lists).to_csv(path, index=False)
+        else:
+            table.to_json(path, orient="records", force_ascii=False, indent=1)
 
 
 def _exp(x: float) -> float:

@@ -72,6 +72,34 @@ def test_prompts_from_rows(capsys, model, tmp_path):
     assert out.count("Question:") == 3
 
 
+@pytest.fixture
+def asked(tmp_path):
+    path = tmp_path / "asked.jsonl"
+    rows = [{"prompt": q.prompt, "completion": q.answer} for q in WORLD.questions("new", limit=4)]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+@pytest.mark.parametrize("suffix", ["json", "csv"])
+def test_metrics_of_a_model(capsys, model, asked, tmp_path, suffix):
+    output = tmp_path / f"answers.{suffix}"
+    code, text, _ = run(
+        capsys, "evaluate", "--model", model, "--data", asked, "--num_samples", 3,
+        "--max_new_tokens", 4, "--max_prompts", 3, "--level", 0.9, "--output", output,
+    )  # fmt: skip
+    assert code == 0
+    assert "3 prompts, 90 % intervals over them" in text
+    assert "rouge_l" in text
+    if suffix == "json":
+        table = json.loads(output.read_text())
+    else:
+        table = list(csv.DictReader(output.read_text().splitlines()))
+        table = [{**row, "answers": json.loads(row["answers"])} for row in table]
+    prompts = [json.loads(line)["prompt"] for line in asked.read_text().splitlines()]
+    assert [row["prompt"] in prompts for row in table] == [True] * 3
+    assert all(len(row["answers"]) == 3 and float(row["rouge_l"]) <= 1 for row in table)
+
+
 SHORT = ["--max_steps", 3, "--every", 1, "--score_prompts", 2, "--save_strategy", "no"]
 
 
@@ -89,12 +117,8 @@ def test_training(capsys, model, rows, tmp_path):
     AutoTokenizer.from_pretrained(out)
 
 
-def test_training_with_prompts_to_answer(capsys, model, rows, tmp_path):
-    asked, out = tmp_path / "asked.jsonl", tmp_path / "trained"
-    questions = WORLD.questions("new", limit=4)
-    asked.write_text(
-        "".join(json.dumps({"prompt": q.prompt, "completion": q.answer}) + "\n" for q in questions)
-    )
+def test_training_with_prompts_to_answer(capsys, model, rows, asked, tmp_path):
+    out = tmp_path / "trained"
     code, text, _ = run(
         capsys, "train", "--model", model, "--data", rows, "--output_dir", out, *SHORT,
         "--prompt_data", asked, "--eval_prompts", 3, "--disable_tqdm", True,
@@ -137,7 +161,7 @@ def test_an_unknown_setting_in_a_file_is_refused(capsys, model, rows, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "text"),
     [
-        (["frob"], "expected demo, score or train"),
+        (["frob"], "expected one of demo, score, evaluate, train"),
         (["score", "--model", "x"], "nothing to score"),
         (["score", "--model", "x", "--prompts", "a", "--output", "a.txt"], "ends in .json or .csv"),
         (["score", "--model", "x", "--data", "/nowhere.csv"], "no file"),

@@ -1,5 +1,6 @@
 """send.evaluate: rows of all shapes, and each metric against what it is by definition."""
 
+import csv
 import json
 import logging
 import math
@@ -353,6 +354,21 @@ def test_the_table_has_a_row_for_each_prompt(found):
     assert table["rouge_l"].mean() == pytest.approx(found.metrics["rouge_l"].value)
     assert table["eigenscore"].mean() == pytest.approx(found.metrics["eigenscore"].value)
     assert (table["reference_tokens"] == found.reference_tokens).all()
+
+
+def test_what_is_not_there_is_null_in_json_and_empty_in_csv(tiny_model, tokenizer, tmp_path):
+    found = evaluate(tiny_model, ['a "b"', ROWS[0]], processing_class=tokenizer, **QUICK)
+    found.save(tmp_path / "table.json")
+    found.save(tmp_path / "table.csv")
+    one, two = json.loads((tmp_path / "table.json").read_text())
+    assert one["prompt"] == 'a "b"'
+    assert (one["reference"], one["rouge_l"], one["reference_nll"]) == (None, None, None)
+    assert two["reference_nll"] == pytest.approx(found.reference_nll[1])
+    assert [one["answers"], two["answers"]] == found.scores.answers
+    with (tmp_path / "table.csv").open(newline="") as file:
+        first, second = csv.DictReader(file)
+    assert (first["reference"], first["rouge_l"]) == ("", "")
+    assert json.loads(second["answers"]) == found.scores.answers[1]
 
 
 def test_in_words(found):
