@@ -35,7 +35,7 @@ _HOME = {
     "HallucinationScorer": "scorer",
     "ScoreTable": "scorer",
     "train": "trainer",
-    "SendConfig": "trainer",
+    "SendConfig": "config",
     "SendTrainer": "trainer",
     "SendResult": "trainer",
     "SendCallback": "callback",

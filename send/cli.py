@@ -240,8 +240,9 @@ def _prompts_of(data: str | None) -> list[Any]:
 
 
 def _train(arguments: list[str]) -> None:
+    from send.config import SendConfig
     from send.data import load_texts
-    from send.trainer import SendConfig, train
+    from send.trainer import train
 
     options, config = _parsed("train", [TrainOptions, SendConfig], arguments)
     result = train(

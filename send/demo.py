@@ -24,8 +24,9 @@ from specdens.testing import laplacian, laplacian_eigenvalues
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
+    from send.config import SendConfig
     from send.experiment import Examiner, Schedule
-    from send.trainer import SendConfig, SendResult
+    from send.trainer import SendResult
     from send.world import World
 
 __all__ = ["language", "run", "spectra", "text"]
@@ -434,8 +435,8 @@ def text(
 
 
 def _text_config(folder: Path, epochs: int, seed: int) -> SendConfig:
+    from send.config import SendConfig
     from send.experiment import quiet
-    from send.trainer import SendConfig
 
     return SendConfig(
         output_dir=str(folder / "SenD"),

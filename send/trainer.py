@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import torch
 from torch import nn
 from transformers import (
     BitsAndBytesConfig,
@@ -16,13 +15,12 @@ from transformers import (
     PreTrainedTokenizerBase,
     TrainerCallback,
 )
-from transformers.utils import is_torch_bf16_gpu_available
-from trl import SFTConfig, SFTTrainer
+from trl import SFTTrainer
 
-from send.callback import SendCallback, steps_between
+from send.callback import SendCallback
 from send.checkpoint import Row, last_checkpoint
+from send.config import SendConfig
 from send.data import as_dataset, split_tracking
-from send.hidden import PENULTIMATE
 from send.plotting import plot_history, plot_sensitivity
 
 if TYPE_CHECKING:
@@ -31,60 +29,7 @@ if TYPE_CHECKING:
     from pandas import DataFrame
     from peft import PeftConfig
 
-__all__ = ["SendConfig", "SendResult", "SendTrainer", "train"]
-
-
-def _option(default: Any, text: str) -> Any:
-    return field(default=default, metadata={"help": text})
-
-
-@dataclass
-class SendConfig(SFTConfig):  # type: ignore[misc]  # mypy does not follow trl
-    """Settings of a fine-tuning with SenD: those of TRL's `SFTConfig`, and those of `SendCallback`.
-
-    Where `SFTConfig` and `TrainingArguments` have other defaults: ``bf16`` is chosen by the
-    machine, mixed precision with bfloat16 on an accelerator that has it, and otherwise float32
-    throughout, as on every CPU; a checkpoint is saved after each epoch and the last two are kept;
-    and there are 8 epochs, so that with the paper's C = T = 3 masks are chosen at checkpoints 2 and
-    5 and held for 3 epochs each; the one chosen at checkpoint 8, the end, drops nothing. For
-    trainings of fewer epochs count checkpoints in steps, with ``every``.
-
-    Examples
-    --------
-    >>> SendConfig(output_dir="out", every="50").drop_fraction
-    0.2
-    """
-
-    num_train_epochs: float = _option(8.0, "Number of passes over the training data.")
-    bf16: bool | None = _option(None, "Mixed precision in bfloat16; if unset, where it is fast.")
-    save_strategy: str = _option("epoch", "When to save: 'epoch', 'steps', 'best' or 'no'.")
-    save_total_limit: int | None = _option(2, "How many of the last checkpoints to keep.")
-
-    drop_fraction: float = _option(0.2, "Share of embedding indices to drop; 0: plain training.")
-    window: int = _option(3, "Checkpoints over which sensitivity is measured (C).")
-    hold: int = _option(3, "Checkpoints for which a choice of indices stays (T).")
-    every: str = _option("epoch", "A checkpoint: 'epoch', or a number of optimizer steps.")
-    layer: int = _option(PENULTIMATE, "Index into hidden_states of the layer watched and masked.")
-    pooling: str = _option("mean+last", "Of token states: 'mean+last', 'mean' or 'last'.")
-    aggregate: str = _option("per-input", "Over tracked inputs: 'per-input' or 'mean-first'.")
-    rescale: bool = _option(False, "Scale the indices that are kept by d / (d - dropped).")
-    tracking_fraction: float = _option(0.1, "Share of the training rows to track, if no others.")
-    score_prompts: int = _option(16, "Prompts scored at each checkpoint; 0: none.")
-    num_samples: int = _option(10, "Answers sampled to each of these prompts (K).")
-    max_new_tokens: int = _option(32, "Longest of these answers, in tokens.")
-    stop_loss: float | None = _option(None, "Stop when the loss stays within this, and:")
-    stop_score: float | None = _option(None, "when the mean EigenScore stays within this.")
-
-    def __post_init__(self) -> None:
-        """Choose the precision, then check everything as `SFTConfig` does."""
-        steps_between(self.every)  # before a model or data are loaded
-        if self.bf16 is None:
-            self.bf16 = not (self.fp16 or self.use_cpu) and is_torch_bf16_gpu_available()
-        self.dataloader_pin_memory &= torch.accelerator.is_available()  # or PyTorch warns
-        # The switch has a new name in Transformers, which warns of TRL's default under the old one.
-        if getattr(self, "activation_checkpointing", False) is None:
-            self.activation_checkpointing = self.gradient_checkpointing
-        super().__post_init__()
+__all__ = ["SendResult", "SendTrainer", "train"]
 
 
 def _check_columns(dataset: Dataset | IterableDataset, args: SendConfig) -> None:

@@ -18,10 +18,11 @@ from trl import SFTConfig, TrlParser
 
 from send.callback import SendCallback
 from send.checkpoint import STATE_FILE, read_state
+from send.config import SendConfig
 from send.data import split_tracking
 from send.hidden import HiddenTap, block_at
 from send.tracking import IGNORED, read_rows
-from send.trainer import SendConfig, SendTrainer, train
+from send.trainer import SendTrainer, train
 
 pytestmark = [
     # PEFT and TRL read attributes that Transformers has renamed.
@@ -389,7 +390,7 @@ def test_defaults_are_the_papers(tmp_path):
     ],
 )
 def test_precision_is_what_the_machine_has(tmp_path, monkeypatch, machine, options, expected):
-    for module in ("send.trainer", "transformers.training_args"):
+    for module in ("send.config", "transformers.training_args"):
         monkeypatch.setattr(f"{module}.is_torch_bf16_gpu_available", lambda: machine)
     assert SendConfig(str(tmp_path), **options).bf16 is expected
 
