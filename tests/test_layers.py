@@ -8,8 +8,9 @@ import pytest
 ROOT = Path(__file__).parents[1]
 
 SPECDENS = """
-    _kernels.steps _kernels.vectors _kernels.rows _kernels.csr _kernels.mirror
-    _kernels.powers _kernels.signs _kernels.gram _kernels.dense _kernels.threads
+    _kernels.steps _kernels.vectors _kernels.vector_update _kernels.update _kernels.rows
+    _kernels.csr _kernels.mirror _kernels.powers _kernels.signs _kernels.gram _kernels.dense
+    _kernels.threads
     _kernels.symmetric _kernels.entries _kernels.tiles _kernels.lattice _kernels.triton_step
     _kernels.__init__ _kernels.replay _kernels.torch_step _arrays _probes chebyshev results
     linear_operator explicit dense sparse slices bands adapters operators lattices
