@@ -262,7 +262,11 @@ class SensitivityDropout:
         self._attached = _Attached(model, tokenizer, tracking, mask, checkpoints)
 
     def checkpoint(
-        self, *, step: int, epoch: float | None = None, train_loss: float | None = None
+        self,
+        *,
+        step: int,
+        epoch: float | None = None,
+        train_loss: float | torch.Tensor | None = None,
     ) -> Row:
         """Measure, and choose the mask anew if it is time to.
 
@@ -275,7 +279,7 @@ class SensitivityDropout:
             Number of optimizer steps done.
         epoch : float, optional
             Number of passes over the data.
-        train_loss : float, optional
+        train_loss : float or Tensor, optional
             For the record.
 
         Returns
@@ -299,7 +303,7 @@ class SensitivityDropout:
                 "checkpoint": len(self.history),
                 "step": step,
                 "epoch": None if epoch is None else float(epoch),
-                "train_loss": None if train_loss is None else float(train_loss),
+                "train_loss": _number(train_loss),
                 "tracking_loss": watched.loss,
                 "eigenscore": score,
                 "eigenscore_stderr": error,
@@ -548,6 +552,10 @@ def _check_head(model: nn.Module) -> None:
             "model, as AutoModelForCausalLM loads it."
         )
         raise ValueError(msg)
+
+
+def _number(value: float | torch.Tensor | None) -> float | None:
+    return value.item() if isinstance(value, torch.Tensor) else value
 
 
 def _spread(rows: Sequence[Row], name: str) -> float:
