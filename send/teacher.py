@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -110,7 +111,7 @@ class Teacher:
         found: PreTrainedModel = model
         return found
 
-    @property
+    @cached_property
     def config(self) -> Any:
         """The configuration, for which no weight is loaded."""
         if isinstance(self.source, nn.Module):
@@ -144,9 +145,7 @@ class Teacher:
         """
         ours = tokenizer.get_vocab()
         if not isinstance(self.source, nn.Module):
-            theirs = AutoTokenizer.from_pretrained(
-                self.source, trust_remote_code=self.trust_remote_code
-            ).get_vocab()
+            theirs = self._tokenizer().get_vocab()
             other = [token for token, i in ours.items() if theirs.get(token) != i]
             if other:
                 msg = (
@@ -161,6 +160,20 @@ class Teacher:
                 f"{max(ours.values())}; expected a teacher with the same tokenizer."
             )
             raise ValueError(msg)
+
+    def _tokenizer(self) -> PreTrainedTokenizerBase:
+        try:
+            found: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
+                self.source, trust_remote_code=self.trust_remote_code
+            )
+        except (OSError, ValueError) as error:
+            reason = str(error).strip().splitlines()[0]
+            msg = (
+                f"there is no tokenizer in the teacher {self.source} ({reason}); expected a folder "
+                "or a name on the hub that holds a model and its tokenizer."
+            )
+            raise ValueError(msg) from error
+        return found
 
     def identity(self) -> dict[str, Any]:
         """Return what tells this teacher from others, without loading it.

@@ -5,6 +5,7 @@ import dataclasses
 import json
 import math
 import shutil
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -670,6 +671,10 @@ def test_another_tokenizer(tiny_model, teacher, tokenizer, tmp_path):
     other.save_pretrained(tmp_path / "teacher")
     with pytest.raises(ValueError, match=r"2 of the student's \d+ tokens"):
         a_trainer(tiny_model, tokenizer, tmp_path, tmp_path / "teacher")
+    shutil.rmtree(tmp_path / "teacher")
+    teacher.save_pretrained(tmp_path / "teacher")
+    with pytest.raises(ValueError, match="there is no tokenizer in the teacher"):
+        a_trainer(tiny_model, tokenizer, tmp_path, tmp_path / "teacher")
     small = LlamaForCausalLM(LlamaConfig(**{**SMALL, "vocab_size": 20}))
     with pytest.raises(ValueError, match="the teacher knows 20 tokens"):
         a_trainer(tiny_model, tokenizer, tmp_path, small)
@@ -692,3 +697,21 @@ def test_packed_rows(tiny_model, teacher, tokenizer, tmp_path):
     trainer.train()
     losses = [row["send/kd_loss"] for row in trainer.state.log_history if "loss" in row]
     assert all(loss > 0 for loss in losses)
+
+
+def test_packed_rows_without_padding(tiny_model, teacher, tokenizer, tmp_path):
+    """Several rows as one sequence, which the teacher gets with the same positions."""
+    packed = {"packing": True, "max_length": 32}
+    trainer = a_trainer(tiny_model, tokenizer, tmp_path, teacher, **packed)
+    assert trainer.padding_free
+    examples = [trainer.train_dataset[i] for i in range(2)]
+    loss, _ = gradients(trainer, [examples])
+    rows = []
+    for row in examples:
+        ends = np.cumsum([0, *row["seq_lengths"]])
+        for i, j in pairwise(ends):
+            rows.append((row["input_ids"][i:j], row["labels"][i:j]))
+    expected = naive.distilled_loss(tiny_model, teacher, rows, weight=0.5)
+    assert loss == pytest.approx(expected, rel=1e-4)
+    with pytest.raises(ValueError, match="a cache does not know batches without padding"):
+        a_trainer(tiny_model, tokenizer, tmp_path, teacher, kd_cache=str(tmp_path / "c"), **packed)
