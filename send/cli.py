@@ -69,6 +69,9 @@ class TrainOptions:
     eval_data: str | None = field(
         default=None, metadata={"help": "Rows to evaluate on, as --eval_strategy says."}
     )
+    teacher: str | None = field(
+        default=None, metadata={"help": "A model to distil from; see --lambda_kd and --kd_*."}
+    )
     limit: int | None = field(default=None, metadata={"help": "Use the first so many rows."})
     resume: bool = field(default=False, metadata={"help": "From the last complete checkpoint."})
 
@@ -250,6 +253,7 @@ def _train(arguments: list[str]) -> None:
         load_texts(options.data, limit=options.limit),
         tracking_dataset=options.tracking_data,
         eval_dataset=options.eval_data,
+        teacher=options.teacher,
         config=config,
         resume_from_checkpoint=options.resume or None,
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,7 +22,9 @@ from send.callback import SendCallback
 from send.checkpoint import Row, last_checkpoint
 from send.config import SendConfig
 from send.data import as_dataset, split_tracking
+from send.distillation import ROW, Distillation, distil
 from send.plotting import plot_history, plot_sensitivity
+from send.teacher import Teacher
 
 if TYPE_CHECKING:
     from datasets import Dataset, IterableDataset
@@ -105,6 +108,10 @@ class SendTrainer(SFTTrainer):  # type: ignore[misc]  # mypy does not follow trl
     tracking_dataset : datasets.Dataset, optional
         Rows of the same shape that are not trained on. Without it ``args.tracking_fraction`` of the
         training rows, chosen by ``args.seed``, are kept apart.
+    teacher : PreTrainedModel, str or Path, optional
+        A model with the same tokenizer, or where it is: see `send.distillation.Distillation`. It is
+        frozen, each process has a whole one, and the mask is not on it. None, or
+        ``args.lambda_kd = 0``: no distillation.
     eval_dataset, processing_class, data_collator, callbacks, optimizers, quantization_config
         As for `SFTTrainer`.
     peft_config : PeftConfig, optional
@@ -114,7 +121,7 @@ class SendTrainer(SFTTrainer):  # type: ignore[misc]  # mypy does not follow trl
     ------
     ValueError
         If the rows have none of these columns, there are none to track, or the loss is one that
-        cannot be tracked.
+        cannot be tracked; if the teacher has another tokenizer, or its cache is of something else.
 
     Notes
     -----
@@ -132,6 +139,7 @@ class SendTrainer(SFTTrainer):  # type: ignore[misc]  # mypy does not follow trl
         *,
         train_dataset: Dataset | IterableDataset,
         tracking_dataset: Dataset | None = None,
+        teacher: PreTrainedModel | str | Path | None = None,
         eval_dataset: Dataset | dict[str, Dataset] | None = None,
         processing_class: PreTrainedTokenizerBase | None = None,
         data_collator: Any = None,
@@ -164,6 +172,45 @@ class SendTrainer(SFTTrainer):  # type: ignore[misc]  # mypy does not follow trl
             peft_config=peft_config,
         )
         self.send.add_to(self)
+        self.distillation: Distillation | None = None
+        if teacher is not None and args.lambda_kd > 0:
+            self.distillation = distil(
+                self,
+                Teacher(
+                    teacher,
+                    device=args.device,
+                    dtype=args.kd_teacher_dtype,
+                    trust_remote_code=args.trust_remote_code,
+                ),
+            )
+
+    def compute_loss(
+        self,
+        model: nn.Module,
+        inputs: dict[str, Any],
+        return_outputs: bool = False,
+        num_items_in_batch: Any = None,
+    ) -> Any:
+        """Return the loss of a batch; while the model trains with a teacher, of both."""
+        with (
+            nullcontext()
+            if self.distillation is None
+            else self.distillation.batch(inputs, training=self.model.training)
+        ):
+            return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """Log; with the loss of a training with a teacher also its two parts."""
+        if self.distillation is not None and "loss" in logs:
+            totals = self.accelerator.reduce(self.distillation.losses().to(self.args.device))
+            kd, sft = (totals[:2] / totals[2].clamp(min=1)).tolist()
+            logs.update({"send/kd_loss": kd, "send/sft_loss": sft})
+        super().log(logs, start_time)
+
+    def _set_signature_columns_if_needed(self) -> None:
+        super()._set_signature_columns_if_needed()
+        if ROW not in self._signature_columns:
+            self._signature_columns.append(ROW)
 
     def train(
         self,
@@ -197,10 +244,12 @@ class SendTrainer(SFTTrainer):  # type: ignore[misc]  # mypy does not follow trl
                 msg = f"there is no complete checkpoint in {self.args.output_dir} to resume from."
                 raise ValueError(msg)
         self.send.resume_from = folder
+        distilling = nullcontext() if self.distillation is None else self.distillation.attached()
         try:
-            return super().train(
-                None if folder is None else str(folder), trial, ignore_keys_for_eval
-            )
+            with distilling:
+                return super().train(
+                    None if folder is None else str(folder), trial, ignore_keys_for_eval
+                )
         finally:
             self.send.close()
 
@@ -257,6 +306,7 @@ def train(
     *,
     tracking_dataset: Dataset | Sequence[Any] | str | Path | None = None,
     eval_dataset: Dataset | Sequence[Any] | str | Path | None = None,
+    teacher: PreTrainedModel | str | Path | None = None,
     config: SendConfig | None = None,
     processing_class: PreTrainedTokenizerBase | None = None,
     callbacks: list[TrainerCallback] | None = None,
@@ -278,6 +328,8 @@ def train(
         rows is kept apart: ``config.tracking_fraction``.
     eval_dataset : as train_dataset, optional
         Rows that the trainer evaluates on, when ``config.eval_strategy`` says so.
+    teacher : PreTrainedModel, str or Path, optional
+        A model to distil knowledge from, as for `SendTrainer`.
     config : SendConfig, optional
         All settings; ``SendConfig(drop_fraction=0)`` is plain fine-tuning with the same record.
     processing_class : PreTrainedTokenizerBase, optional
@@ -337,6 +389,7 @@ def train(
         ),
         tracking_dataset=None if tracking_dataset is None else as_dataset(tracking_dataset),
         eval_dataset=None if eval_dataset is None else as_dataset(eval_dataset),
+        teacher=teacher,
         processing_class=processing_class,
         callbacks=callbacks,
         peft_config=peft_config,
