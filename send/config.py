@@ -59,6 +59,8 @@ class SendConfig(SFTConfig):  # type: ignore[misc]  # mypy does not follow trl
     def __post_init__(self) -> None:
         """Choose the precision, then check everything as `SFTConfig` does."""
         steps_between(self.every)  # before a model or data are loaded
+        # Or else several processes without an accelerator would train one model each.
+        self.use_cpu |= not torch.accelerator.is_available()
         if self.bf16 is None:
             self.bf16 = not (self.fp16 or self.use_cpu) and is_torch_bf16_gpu_available()
         self.dataloader_pin_memory &= torch.accelerator.is_available()  # or PyTorch warns
