@@ -216,7 +216,7 @@ def _from_name(name: str, split: str, subset: str | None) -> Dataset:
     try:
         if "://" in name and builder is not None:
             return load_dataset(builder, data_files=name, split=split)
-        return load_dataset(name, subset, split=split)
+        return load_dataset(path=name, name=subset, split=split)
     except (FileNotFoundError, ConnectionError) as error:
         msg = (
             f"{name!r} is neither a file, nor a folder with data, nor a data set that can be "
