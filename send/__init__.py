@@ -20,6 +20,7 @@ __all__ = [
     "SendTrainer",
     "SendCallback",
     "SendResult",
+    "SensitivityDropout",
     "SensitivityTracker",
     "SensitivityMask",
     # Data
@@ -39,6 +40,7 @@ _HOME = {
     "SendTrainer": "trainer",
     "SendResult": "trainer",
     "SendCallback": "callback",
+    "SensitivityDropout": "protocol",
     "SensitivityTracker": "sensitivity",
     "SensitivityMask": "masking",
     "load_texts": "data",

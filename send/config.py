@@ -11,6 +11,7 @@ from trl import SFTConfig
 
 from send.callback import steps_between
 from send.hidden import PENULTIMATE
+from send.selection import check_selection
 
 __all__ = ["SendConfig"]
 
@@ -56,9 +57,17 @@ class SendConfig(SFTConfig):  # type: ignore[misc]  # mypy does not follow trl
     stop_loss: float | None = _option(None, "Stop when the loss stays within this, and:")
     stop_score: float | None = _option(None, "when the mean EigenScore stays within this.")
 
+    # Controls
+    selection: str = _option(
+        "sensitive", "Indices to drop: 'sensitive', 'random', 'magnitude-matched' or 'none'."
+    )
+    warmup: int = _option(0, "The first checkpoint at which a mask may be chosen.")
+    cooldown: int = _option(0, "Intervals between checkpoints, the last ones, without a mask.")
+
     def __post_init__(self) -> None:
         """Choose the precision, then check everything as `SFTConfig` does."""
         steps_between(self.every)  # before a model or data are loaded
+        check_selection(self.selection, self.drop_fraction)
         # Or else several processes without an accelerator would train one model each.
         self.use_cpu |= not torch.accelerator.is_available()
         if self.bf16 is None:

@@ -70,8 +70,11 @@ def _callback(tracking_dataset: Dataset, args: SendConfig) -> SendCallback:
     return SendCallback(
         tracking_dataset,
         drop_fraction=args.drop_fraction,
+        selection=args.selection,
         window=args.window,
         hold=args.hold,
+        warmup=args.warmup,
+        cooldown=args.cooldown,
         every=args.every,
         layer=args.layer,
         pooling=args.pooling,
@@ -162,8 +165,7 @@ class SendTrainer(SFTTrainer):  # type: ignore[misc]  # mypy does not follow trl
             quantization_config=quantization_config,
             peft_config=peft_config,
         )
-        # First, so that progress bars and trackers see what it adds to the logs.
-        self.callback_handler.callbacks.insert(0, self.send)
+        self.send.add_to(self)
 
     def train(
         self,

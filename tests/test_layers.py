@@ -25,10 +25,10 @@ SPECDENS = """
 """
 
 SEND = """
-    gram scores sensitivity hidden embeddings _generation sampling score_table scorer masking data
-    tracking checkpoint world.words world.facts world.population world.rows world.tokens
-    world.closed_world world.rates world.__init__ plotting callback config trainer __init__
-    experiment demo cli __main__
+    gram scores sensitivity selection hidden embeddings _generation sampling score_table scorer
+    masking data tracking checkpoint world.words world.facts world.population world.rows
+    world.tokens world.closed_world world.rates world.__init__ plotting protocol callback config
+    trainer __init__ experiment demo cli __main__
 """
 
 HOMES = {"specdens": {"_torch_batches", "_torch_graphs", "_torch_curvature", "torch"}}
@@ -47,8 +47,8 @@ HEAVY = {
 }
 
 OF_MODELS = """
-    hidden embeddings _generation sampling scorer masking tracking checkpoint callback config
-    trainer world.tokens experiment
+    hidden embeddings _generation sampling scorer masking tracking checkpoint protocol callback
+    config trainer world.tokens experiment
 """
 """The files of `send` that handle models: these import torch and transformers right away."""
 
