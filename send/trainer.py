@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from accelerate import PartialState
 from torch import nn
 from transformers import (
     BitsAndBytesConfig,
@@ -266,11 +268,14 @@ class SendResult:
         Its tokenizer.
     history : list of dict
         One row a checkpoint: see `SendCallback`.
+    gather : callable, optional
+        Returns the weights whole, where the model holds only the share of this process.
     """
 
     model: nn.Module
     processing_class: PreTrainedTokenizerBase
     history: list[Row]
+    gather: Callable[[], dict[str, Any]] | None = None
 
     def to_pandas(self) -> DataFrame:
         """Return the history as a table, one row a checkpoint."""
@@ -285,11 +290,19 @@ class SendResult:
         ----------
         folder : str or Path
             Made if it is not there.
+
+        Notes
+        -----
+        Of a training on several processes each has to call this; the main one writes.
         """
         model: Any = self.model
-        model.save_pretrained(folder)
-        self.processing_class.save_pretrained(folder)
-        (Path(folder) / "send_history.json").write_text(json.dumps(self.history, indent=1))
+        weights = None if self.gather is None else self.gather()
+        processes = PartialState()
+        if processes.is_main_process:
+            model.save_pretrained(folder, state_dict=weights)
+            self.processing_class.save_pretrained(folder)
+            (Path(folder) / "send_history.json").write_text(json.dumps(self.history, indent=1))
+        processes.wait_for_everyone()
 
     def plot_scores(self, *, ax: Axes | None = None) -> Axes:
         """Plot EigenScore and loss over the checkpoints: `send.plotting.plot_history`."""
@@ -395,10 +408,14 @@ def train(
         peft_config=peft_config,
     )
     trainer.train(resume_from_checkpoint)
+    shared = trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled
     return SendResult(
         model=_plain(trainer.accelerator.unwrap_model(trainer.model)),
         processing_class=trainer.processing_class,
         history=trainer.send.history,
+        gather=partial(trainer.accelerator.get_state_dict, trainer.model_wrapped)
+        if shared
+        else None,
     )
 
 

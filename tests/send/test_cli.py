@@ -124,7 +124,7 @@ def test_an_unknown_setting_in_a_file_is_refused(capsys, model, rows, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "text"),
     [
-        (["frob"], "expected demo, score or train"),
+        (["frob"], "expected demo, score, train or recipes"),
         (["score", "--model", "x"], "nothing to score"),
         (["score", "--model", "x", "--prompts", "a", "--output", "a.txt"], "ends in .json or .csv"),
         (["score", "--model", "x", "--data", "/nowhere.csv"], "no file"),
