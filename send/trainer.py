@@ -216,7 +216,7 @@ class SendResult:
     processing_class : PreTrainedTokenizerBase
         Its tokenizer.
     history : list of dict
-        One row a checkpoint: see `SendCallback`.
+        One row a checkpoint: see `SensitivityDropout`.
     """
 
     model: nn.Module
