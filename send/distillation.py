@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from datasets import Dataset
     from trl import SFTTrainer
 
-__all__ = ["ROW", "Distillation", "check_distillation", "distil"]
+__all__ = ["ROW", "CachedCollator", "Distillation", "check_distillation", "distil"]
 
 logger = logging.getLogger(__name__)
 

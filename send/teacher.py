@@ -131,8 +131,8 @@ class Teacher:
             student.parameters()
         ):
             msg = (
-                "student and teacher share weights; expected a teacher that stays as it is, such "
-                "as a copy of the student."
+                "student and teacher share weights; expected a teacher that stays as it is: a copy "
+                "of the student, or the folder or name that it came from."
             )
             raise ValueError(msg)
 

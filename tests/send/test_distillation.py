@@ -608,6 +608,16 @@ def test_a_teacher_in_a_folder_is_known_by_its_weights(teacher, folder, tmp_path
     assert Teacher(moved).identity() != Teacher(folder).identity()
 
 
+def test_a_teacher_on_the_hub_is_known_by_its_revision(tiny_model):
+    found = []
+    for revision in ("a", "b", "a"):
+        teacher = Teacher("someone/model")
+        teacher.config = copy.deepcopy(tiny_model.config)
+        teacher.config._commit_hash = revision
+        found.append(teacher.identity())
+    assert found[0] == found[2] != found[1]
+
+
 def test_the_cache_takes_the_space_that_is_said(tmp_path):
     cache = TeacherCache(tmp_path, {}, rows=10)
     indices, log_probs = top_k(torch.randn(10_000, 100, generator=torch.manual_seed(0)), 64)
@@ -742,3 +752,21 @@ def test_packed_rows_without_padding(tiny_model, teacher, tokenizer, tmp_path):
     assert loss == pytest.approx(expected, rel=1e-4)
     with pytest.raises(ValueError, match="a cache does not know batches without padding"):
         a_trainer(tiny_model, tokenizer, tmp_path, teacher, kd_cache=str(tmp_path / "c"), **packed)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.parametrize("cached", [False, True])
+def test_on_a_gpu_as_on_a_cpu(tiny_model, teacher, tokenizer, tmp_path, cached):
+    logs = []
+    for cpu in (True, False):
+        folder = str(tmp_path / f"{cpu}")
+        trainer = a_trainer(
+            tiny_model, tokenizer, tmp_path, copy.deepcopy(teacher), use_cpu=cpu, bf16=False,
+            optim="sgd", kd_cache=folder if cached else None,
+        )  # fmt: skip
+        trainer.train()
+        names = ("loss", "send/kd_loss", "send/sft_loss")
+        rows = [row for row in trainer.state.log_history if "loss" in row]
+        logs.append([[row[name] for name in names] for row in rows])
+    np.testing.assert_allclose(logs[0], logs[1], rtol=1e-2)
