@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from datasets import Dataset
     from trl import SFTTrainer
 
-__all__ = ["ROW", "Distillation", "check_distillation", "distil"]
+__all__ = ["ROW", "CachedCollator", "Distillation", "check_distillation", "distil"]
 
 logger = logging.getLogger(__name__)
 
@@ -142,7 +142,7 @@ class Distillation:
         self.teacher = teacher
         self.temperature = temperature
         self.weights = (1.0 if form == "sum" else 1.0 - weight, weight)
-        inner = student.get_base_model() if hasattr(student, "peft_config") else student
+        inner = student.get_base_model() if hasattr(student, "get_base_model") else student
         self.student: PreTrainedModel = inner
         self.vocabulary = min(teacher.vocabulary, inner.config.get_text_config().vocab_size)
         self._batch: _Batch | None = None
@@ -152,7 +152,8 @@ class Distillation:
 
     @contextmanager
     def attached(self) -> Iterator[None]:
-        """Have the hooks on the student, inside this context."""
+        """Have the hooks on the student, inside this context, and count anew."""
+        self.losses()
         # Within its forward pass: there autocast is on, and there FSDP has gathered the weights.
         handles = [
             self.student.base_model.register_forward_hook(self._compare),
@@ -294,8 +295,10 @@ def _check_compatible(trainer: SFTTrainer) -> None:
         )
         raise ValueError(msg)
     if parallel is not None and (parallel.cp_enabled or parallel.sp_enabled):
-        msg = "sequences are divided among devices (context or sequence parallelism); not with a "
-        msg += "teacher. Expected data parallelism: DDP or FSDP."
+        msg = (
+            "sequences are divided among devices (context or sequence parallelism); with a teacher "
+            "expected data parallelism, such as DDP or FSDP."
+        )
         raise ValueError(msg)
     if args.kd_cache is None:
         return
@@ -305,8 +308,11 @@ def _check_compatible(trainer: SFTTrainer) -> None:
             "kd_cache=None for a teacher that runs along, or packing=False, padding_free=False."
         )
         raise ValueError(msg)
-    if not hasattr(trainer.train_dataset, "__len__"):
-        msg = "a stream cannot be looked up in a cache; pass kd_cache=None, or a datasets.Dataset."
+    if not hasattr(trainer.train_dataset, "__len__") or args.accelerator_config.dispatch_batches:
+        msg = (
+            "a stream, or batches that one process makes for all (dispatch_batches), cannot be "
+            "looked up in a cache; pass kd_cache=None, or a datasets.Dataset."
+        )
         raise ValueError(msg)
 
 

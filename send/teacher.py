@@ -102,6 +102,8 @@ class Teacher:
             model = AutoModelForCausalLM.from_pretrained(
                 model, dtype=self.dtype, trust_remote_code=self.trust_remote_code
             )
+        if hasattr(model, "get_base_model"):  # PEFT: the adapter is in its layers
+            model = model.get_base_model()
         model = model.eval().requires_grad_(False)
         self._home = device_of(model)
         # One that is spread over devices, or quantized, stays where it is.
@@ -128,8 +130,10 @@ class Teacher:
         if isinstance(self.source, nn.Module) and not set(self.source.parameters()).isdisjoint(
             student.parameters()
         ):
-            msg = "student and teacher share weights; expected a teacher that stays as it is, such "
-            msg += "as a copy of the student."
+            msg = (
+                "student and teacher share weights; expected a teacher that stays as it is: a copy "
+                "of the student, or the folder or name that it came from."
+            )
             raise ValueError(msg)
 
     def release(self) -> None:

@@ -128,10 +128,13 @@ class TeacherCache:
             "log_probs": log_probs.half().contiguous(),
         }
         unfinished = self._path(number).with_suffix(f".{os.getpid()}")
-        save_file(content, unfinished, metadata=self._label(number))
-        with unfinished.open("rb+") as file:
-            os.fsync(file.fileno())
-        unfinished.replace(self._path(number))
+        try:
+            save_file(content, unfinished, metadata=self._label(number))
+            with unfinished.open("rb+") as file:
+                os.fsync(file.fileno())
+            unfinished.replace(self._path(number))
+        finally:
+            unfinished.unlink(missing_ok=True)  # of a disk that is full
         self._files.pop(number, None)
 
     def targets(self, rows: Sequence[int]) -> tuple[torch.Tensor, torch.Tensor]:
