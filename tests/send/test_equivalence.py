@@ -166,7 +166,7 @@ def test_a_merged_adapter_is_watched_and_masked_alike(adapted, tokenizer, tmp_pa
     ids = torch.arange(3, 19).reshape(2, 8)
     found = []
     for model in (apart, merged):
-        embeddings, loss = tracking.watch(model)
+        watched = tracking.watch(model)
         score, _ = tracking.score(model, tokenizer)
         with torch.no_grad(), SensitivityMask(model) as mask:
             free = model(ids).logits
@@ -174,7 +174,7 @@ def test_a_merged_adapter_is_watched_and_masked_alike(adapted, tokenizer, tmp_pa
             with mask.everywhere(), HiddenTap(model) as tap:
                 masked = model(ids).logits
             assert (tap.states[..., [1, 5, 7]] == 0).all()
-        found.append([embeddings, loss, score, free.numpy(), masked.numpy()])
+        found.append([watched.embeddings, watched.loss, score, free.numpy(), masked.numpy()])
     for a, b in zip(*found, strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5)
     assert not np.allclose(found[0][3], found[0][4], atol=1e-3)
