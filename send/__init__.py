@@ -24,6 +24,7 @@ __all__ = [
     "SendTrainer",
     "SendCallback",
     "SendResult",
+    "SensitivityDropout",
     "SensitivityTracker",
     "SensitivityMask",
     # Data
@@ -46,6 +47,7 @@ _HOME = {
     "SendTrainer": "trainer",
     "SendResult": "trainer",
     "SendCallback": "callback",
+    "SensitivityDropout": "protocol",
     "SensitivityTracker": "sensitivity",
     "SensitivityMask": "masking",
     "load_texts": "data",

@@ -18,6 +18,7 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 from torch import nn
+from torch.distributed.tensor import DTensor
 from transformers import PreTrainedModel
 
 __all__ = [
@@ -30,7 +31,7 @@ __all__ = [
 ]
 
 Row: TypeAlias = dict[str, Any]
-"""What was measured at one checkpoint: see `send.callback.SendCallback`."""
+"""What was measured at one checkpoint: see `send.protocol.SensitivityDropout`."""
 
 STATE_FILE = "send_state.safetensors"
 
@@ -152,7 +153,8 @@ def load_renamed_weights(model: nn.Module, folder: Path) -> None:
     Parameters
     ----------
     model : nn.Module
-        The model of a `Trainer`. One inside a wrapper is loaded by other ways.
+        The model of a `Trainer`. One inside a wrapper, or divided among processes, is loaded by
+        other ways.
     folder : Path
         The checkpoint folder that the trainer has loaded.
     """
@@ -160,8 +162,17 @@ def load_renamed_weights(model: nn.Module, folder: Path) -> None:
     for file in folder.glob("model*.safetensors"):
         with safe_open(file, framework="pt") as weights:
             saved.update(weights.keys())
-    if isinstance(model, PreTrainedModel) and not saved <= model.state_dict().keys():
+    if (
+        isinstance(model, PreTrainedModel)
+        and not _is_divided(model)
+        and not saved <= model.state_dict().keys()
+    ):
         model.load_state_dict(type(model).from_pretrained(folder, dtype="auto").state_dict())
+
+
+def _is_divided(model: nn.Module) -> bool:
+    """Tell whether each process holds a share of the weights only (FSDP2, DeepSpeed's ZeRO-3)."""
+    return any(isinstance(p, DTensor) or hasattr(p, "ds_id") for p in model.parameters())
 
 
 def last_checkpoint(folder: str | Path) -> Path | None:

@@ -1,8 +1,9 @@
-"""The command line: ``send demo``, ``send score``, ``send evaluate`` and ``send train``."""
+"""The command line: ``send demo``, ``score``, ``evaluate``, ``train`` and ``recipes``."""
 
 from __future__ import annotations
 
 import logging
+import os
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -21,9 +22,15 @@ USAGE = """usage: send COMMAND [--option value ...] [--config FILE.yaml]
             on real text
   score     EigenScore, EES and other signs of hallucination of a model's answers to prompts
   evaluate  means of these over prompts, and loss and ROUGE-L against references, with intervals
-  train     fine-tune a causal language model with Sensitivity Dropout
+  train     fine-tune a causal language model with Sensitivity Dropout; on several processes by
+            accelerate launch -m send train ... or torchrun -m send train ...
+  recipes   the YAML files that come with this package, for --config and for accelerate launch;
+            recipes NAME: where one of them is
 
-send COMMAND --help lists the options; a YAML file given by --config holds any of them."""
+send COMMAND --help lists the options; a YAML file given by --config holds any of them: one of your
+own, or the name of a recipe. Flags go above it."""
+
+RECIPES = Path(__file__).parent / "recipes"
 
 
 @dataclass
@@ -96,6 +103,13 @@ class TrainOptions:
     eval_data: str | None = field(
         default=None, metadata={"help": "Rows to evaluate on, as --eval_strategy says."}
     )
+    teacher: str | None = field(
+        default=None, metadata={"help": "A model to distil from; see --lambda_kd and --kd_*."}
+    )
+    subset: str | None = field(
+        default=None, metadata={"help": "Which configuration of a data set on the hub."}
+    )
+    column: str | None = field(default=None, metadata={"help": "A column to read as text."})
     limit: int | None = field(default=None, metadata={"help": "Use the first so many rows."})
     resume: bool = field(default=False, metadata={"help": "From the last complete checkpoint."})
 
@@ -114,7 +128,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         The exit code: 0, or 2 with one line on standard error.
     """
     given = list(sys.argv[1:] if arguments is None else arguments)
-    commands = {"demo": _demo, "score": _score, "evaluate": _evaluate, "train": _train}
+    commands = {
+        "demo": _demo,
+        "score": _score,
+        "evaluate": _evaluate,
+        "train": _train,
+        "recipes": _recipes,
+    }
     if not given or given[0] in {"-h", "--help"}:
         print(USAGE)
         return 0 if given else 2
@@ -123,20 +143,43 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"send: no command {given[0]!r}; expected one of {names}", file=sys.stderr)
         return 2
     logging.basicConfig(level=logging.WARNING, format="%(name)s: %(message)s")
+    if _rank():
+        _be_quiet()
     try:
         from safetensors import SafetensorError
 
         commands[given[0]](given[1:])
     except ModuleNotFoundError as error:
-        print(f"send: {error.name} is missing: pip install 'specdens[send]'", file=sys.stderr)
+        _complain(f"{error.name} is missing: pip install 'specdens[send]'")
         return 2
     except (ValueError, TypeError, OSError, ImportError) as error:
-        print(f"send: {' '.join(str(error).split())}", file=sys.stderr)
+        _complain(" ".join(str(error).split()))
         return 2
     except SafetensorError as error:
-        print(f"send: a file of weights or of a checkpoint is broken: {error}", file=sys.stderr)
+        _complain(f"a file of weights or of a checkpoint is broken: {error}")
         return 2
     return 0
+
+
+def _complain(what: str) -> None:
+    """Say in one line what went wrong, and in which process; the others may be fine."""
+    where = f" (process {_rank()})" if "RANK" in os.environ else ""
+    print(f"send{where}: {what}", file=sys.stderr)
+
+
+def _rank() -> int:
+    """Return which of the processes that torchrun or accelerate launch has started this one is."""
+    return int(os.environ.get("RANK", "0"))
+
+
+def _be_quiet() -> None:
+    """Leave news and warnings to the first process; errors still name what is wrong here."""
+    import datasets
+    import transformers
+
+    logging.disable(logging.WARNING)
+    transformers.logging.disable_progress_bar()
+    datasets.disable_progress_bars()
 
 
 def _parsed(command: str, kinds: Sequence[type], arguments: list[str]) -> tuple[Any, ...]:
@@ -148,10 +191,24 @@ def _parsed(command: str, kinds: Sequence[type], arguments: list[str]) -> tuple[
         raise ValueError(msg)
 
     if "--config" in arguments:
-        _check_config(arguments[arguments.index("--config") + 1 :])
+        after = arguments.index("--config") + 1
+        recipe = _recipe(arguments[after]) if arguments[after:] else None
+        if recipe is not None and not Path(arguments[after]).exists():
+            arguments = [*arguments[:after], str(recipe), *arguments[after + 1 :]]
+        _check_config(arguments[after:])
     parser = TrlParser(kinds, prog=f"send {command}", allow_abbrev=False)
     parser.error = refuse  # argparse would print the whole usage
     return tuple(parser.parse_args_and_config(arguments))
+
+
+def _recipe(name: str) -> Path | None:
+    """Return the file of a recipe, named as `send recipes` names it."""
+    known = {path.relative_to(RECIPES).with_suffix("").as_posix(): path for path in _all_recipes()}
+    return known.get(name.removesuffix(".yaml"))
+
+
+def _all_recipes() -> list[Path]:
+    return sorted(RECIPES.rglob("*.yaml"), key=lambda path: (len(path.parts), path))
 
 
 def _check_config(following: list[str]) -> None:
@@ -159,7 +216,10 @@ def _check_config(following: list[str]) -> None:
     import yaml
 
     if not following or not Path(following[0]).is_file():
-        msg = f"--config is followed by {(following or ['nothing'])[0]}; expected a YAML file."
+        msg = (
+            f"--config is followed by {(following or ['nothing'])[0]}; expected a YAML "
+            "file, or a name that `send recipes` lists."
+        )
         raise ValueError(msg)
     try:
         settings = yaml.safe_load(Path(following[0]).read_text(encoding="utf-8-sig"))
@@ -288,7 +348,24 @@ def _evaluate(arguments: list[str]) -> None:
         found.save(options.output)
 
 
+def _recipes(arguments: list[str]) -> None:
+    """Print where one recipe is, or what all of them are for, by their first lines."""
+    for name in arguments:
+        path = _recipe(name)
+        if path is None:
+            msg = f"there is no recipe {name!r}; send recipes lists them."
+            raise ValueError(msg)
+        print(path)
+    if not arguments:
+        print(f"In {RECIPES}:")
+        for path in _all_recipes():
+            name = path.relative_to(RECIPES).with_suffix("").as_posix()
+            print(f"  {name:18} {path.read_text().splitlines()[0].removeprefix('# ')}")
+
+
 def _train(arguments: list[str]) -> None:
+    from accelerate import PartialState
+
     from send.config import SendConfig
     from send.data import load_texts
     from send.trainer import train
@@ -296,18 +373,21 @@ def _train(arguments: list[str]) -> None:
     options, config = _parsed("train", [TrainOptions, SendConfig], arguments)
     result = train(
         options.model,
-        load_texts(options.data, limit=options.limit),
+        load_texts(options.data, limit=options.limit, subset=options.subset, column=options.column),
         tracking_dataset=options.tracking_data,
         prompt_dataset=options.prompt_data,
         eval_dataset=options.eval_data,
+        teacher=options.teacher,
         config=config,
         resume_from_checkpoint=options.resume or None,
     )
     result.save(config.output_dir)
-    _draw(result, Path(config.output_dir) / "send_run.png")
-    if result.evaluation is not None:
-        print(result.evaluation)
-    print(f"{len(result.history)} checkpoints; the model is in {config.output_dir}/")
+    if not _rank():
+        _draw(result, Path(config.output_dir) / "send_run.png")
+        if result.evaluation is not None:
+            print(result.evaluation)
+        print(f"{len(result.history)} checkpoints; the model is in {config.output_dir}/")
+    PartialState().destroy_process_group()
 
 
 def _draw(result: SendResult, path: Path) -> None:

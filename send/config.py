@@ -10,7 +10,9 @@ from transformers.utils import is_torch_bf16_gpu_available
 from trl import SFTConfig
 
 from send.callback import steps_between
+from send.distillation import check_distillation
 from send.hidden import PENULTIMATE
+from send.selection import check_selection
 
 __all__ = ["SendConfig"]
 
@@ -59,9 +61,32 @@ class SendConfig(SFTConfig):  # type: ignore[misc]  # mypy does not follow trl
     # Evaluation
     eval_prompts: int | None = _option(64, "At most so many rows of prompt_dataset are evaluated.")
 
+    # Controls
+    selection: str = _option(
+        "sensitive", "Indices to drop: 'sensitive', 'random', 'magnitude-matched' or 'none'."
+    )
+    warmup: int = _option(0, "The first checkpoint at which a mask may be chosen.")
+    cooldown: int = _option(0, "Intervals between checkpoints, the last ones, without a mask.")
+
+    # Distillation
+    lambda_kd: float = _option(0.1, "With a teacher: weight of its loss; 0: plain training.")
+    kd_form: str = _option(
+        "sum", "'sum': L_SFT + lambda L_KD; 'convex': (1 - lambda) L_SFT + lambda L_KD."
+    )
+    kd_temperature: float = _option(1.0, "Divides the logits of both, in L_KD only.")
+    kd_teacher_dtype: str = _option("auto", "Of a teacher that is loaded; 'auto': as in its files.")
+    kd_cache: str | None = _option(
+        None, "Folder for what the teacher says, computed once; if unset, at each step."
+    )
+    kd_top_k: int = _option(64, "In the cache: tokens with a probability of their own.")
+
     def __post_init__(self) -> None:
         """Choose the precision, then check everything as `SFTConfig` does."""
         steps_between(self.every)  # before a model or data are loaded
+        check_selection(self.selection, self.drop_fraction)
+        check_distillation(self.lambda_kd, self.kd_form, self.kd_temperature, self.kd_top_k)
+        # Or else several processes without an accelerator would train one model each.
+        self.use_cpu |= not torch.accelerator.is_available()
         if self.bf16 is None:
             self.bf16 = not (self.fp16 or self.use_cpu) and is_torch_bf16_gpu_available()
         self.dataloader_pin_memory &= torch.accelerator.is_available()  # or PyTorch warns

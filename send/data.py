@@ -46,7 +46,12 @@ EXPECTED = {
 
 
 def load_texts(
-    path_or_name: str | Path, *, split: str = "train", limit: int | None = None
+    path_or_name: str | Path,
+    *,
+    split: str = "train",
+    limit: int | None = None,
+    subset: str | None = None,
+    column: str | None = None,
 ) -> Dataset:
     r"""Return the texts of a file, of a folder of such files, or of a data set on the hub.
 
@@ -54,11 +59,15 @@ def load_texts(
     ----------
     path_or_name : str or Path
         ``.json`` (a list of objects, or one object a line), ``.jsonl``, ``.csv`` or ``.parquet``;
-        or what `datasets.load_dataset` knows by name.
+        or the address of one (``https://...``); or what `datasets.load_dataset` knows by name.
     split : str
         A single file is the split "train".
     limit : int, optional
         Read the first so many rows only.
+    subset : str, optional
+        Which configuration of a data set on the hub.
+    column : str, optional
+        A column of another name to read as ``text``.
 
     Returns
     -------
@@ -81,7 +90,15 @@ def load_texts(
     >>> load_texts(file)["text"][1]
     'Bo is a baker.'
     """
-    return _known_columns(_read(path_or_name, split, limit), str(path_or_name), SHAPES)
+    rows = _read(path_or_name, split, limit, subset)
+    if column is not None:
+        if column not in rows.column_names:
+            msg = (
+                f"{path_or_name} has the columns {', '.join(rows.column_names)}; expected {column}."
+            )
+            raise ValueError(msg)
+        rows = rows.select_columns([column]).rename_column(column, "text")
+    return _known_columns(rows, str(path_or_name), SHAPES)
 
 
 def load_prompts(
@@ -141,15 +158,18 @@ def load_questions(
     return _known_columns(_read(path_or_name, split, limit), str(path_or_name), QUESTIONS)
 
 
-def _read(path_or_name: str | Path, split: str, limit: int | None) -> Dataset:
+def _read(
+    path_or_name: str | Path, split: str, limit: int | None, subset: str | None = None
+) -> Dataset:
     if limit is not None and limit < 1:
         msg = f"limit is {limit}; expected at least 1 row."
         raise ValueError(msg)
     path = Path(path_or_name)
+    local = path.is_file() or (path.suffix.lower() in BUILDERS and not path.is_dir())
     dataset = (
         _from_file(path, split)
-        if path.is_file() or (path.suffix.lower() in BUILDERS and not path.is_dir())
-        else _from_name(str(path_or_name), split)
+        if local and "://" not in str(path_or_name)
+        else _from_name(str(path_or_name), split, subset)
     )
     return dataset if limit is None else dataset.select(range(min(limit, len(dataset))))
 
@@ -221,11 +241,14 @@ def _json_fault(text: str) -> str | None:
     return None
 
 
-def _from_name(name: str, split: str) -> Dataset:
+def _from_name(name: str, split: str, subset: str | None) -> Dataset:
     from datasets import load_dataset
 
+    builder = BUILDERS.get(Path(name).suffix.lower())
     try:
-        return load_dataset(name, split=split)
+        if "://" in name and builder is not None:
+            return load_dataset(builder, data_files=name, split=split)
+        return load_dataset(path=name, name=subset, split=split)
     except (FileNotFoundError, ConnectionError) as error:
         msg = (
             f"{name!r} is neither a file, nor a folder with data, nor a data set that can be "

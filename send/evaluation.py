@@ -327,13 +327,12 @@ def reference_nll(
     """
     counts = np.array([sum(i != IGNORED for i in row.labels[1:]) for row in rows], dtype=np.int64)
     sums = np.zeros(len(rows))
-    labelled = np.flatnonzero(counts)
-    read = 0
+    labelled, home = np.flatnonzero(counts), device_of(model)
     with torch.no_grad(), evaluating(model):
-        for batch in padded([rows[i] for i in labelled.tolist()], batch_size, device_of(model)):
-            found = _summed_nll(model, *batch).double().cpu().numpy()
-            sums[labelled[read : read + len(found)]] = found
-            read += len(found)
+        for start in range(0, len(labelled), batch_size):
+            chosen = labelled[start : start + batch_size]
+            batch = (each.to(home) for each in padded([rows[i] for i in chosen.tolist()]))
+            sums[chosen] = _summed_nll(model, *batch).double().cpu().numpy()
     return np.divide(sums, counts, out=np.full(len(rows), math.nan), where=counts > 0), counts
 
 

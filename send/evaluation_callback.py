@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
     from datasets import Dataset
 
 __all__ = ["COLUMNS", "EvaluationCallback"]
+
+logger = logging.getLogger(__name__)
 
 ENDS = ("", "_low", "_high")
 COLUMNS = tuple(f"eval_{name}{end}" for name in METRICS for end in ENDS)
@@ -106,6 +109,7 @@ class EvaluationCallback(TrainerCallback):  # type: ignore[misc]  # mypy does no
         self.history: list[Row] = []
         self.latest: Evaluation | None = None
         self._unlogged: Row = {}
+        self._before_reporters = False
 
     def add_to(self, trainer: Any) -> Self:
         """Add this to a trainer ahead of its callbacks, so that its trackers are told.
@@ -120,6 +124,7 @@ class EvaluationCallback(TrainerCallback):  # type: ignore[misc]  # mypy does no
         EvaluationCallback
             Itself.
         """
+        self._before_reporters = True
         trainer.callback_handler.callbacks.insert(0, self)
         return self
 
@@ -129,6 +134,12 @@ class EvaluationCallback(TrainerCallback):  # type: ignore[misc]  # mypy does no
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **event: Any
     ) -> None:
         """Evaluate the model as it came, or restore what a training had."""
+        if args.report_to and not self._before_reporters:
+            logger.warning(
+                "%s will not show what EvaluationCallback finds, since it comes before it; use "
+                "EvaluationCallback(...).add_to(trainer) in the place of callbacks=[...].",
+                ", ".join(args.report_to),
+            )
         logged = state.log_history if state.global_step else []
         self.history = [_restored(entry) for entry in logged if _is_ours(entry)]
         if not self.history:

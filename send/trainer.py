@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from accelerate import PartialState
 from torch import nn
 from transformers import (
     BitsAndBytesConfig,
@@ -21,9 +24,11 @@ from send.callback import SendCallback
 from send.checkpoint import Row, last_checkpoint
 from send.config import SendConfig
 from send.data import as_dataset, split_tracking
+from send.distillation import ROW, Distillation, distil
 from send.evaluation import Evaluation
 from send.evaluation_callback import COLUMNS, EvaluationCallback
 from send.plotting import plot_history, plot_run, plot_sensitivity
+from send.teacher import Teacher
 
 if TYPE_CHECKING:
     from datasets import Dataset, IterableDataset
@@ -74,8 +79,11 @@ def _callback(tracking_dataset: Dataset, args: SendConfig) -> SendCallback:
     return SendCallback(
         tracking_dataset,
         drop_fraction=args.drop_fraction,
+        selection=args.selection,
         window=args.window,
         hold=args.hold,
+        warmup=args.warmup,
+        cooldown=args.cooldown,
         every=args.every,
         layer=args.layer,
         pooling=args.pooling,
@@ -130,6 +138,10 @@ class SendTrainer(SFTTrainer):  # type: ignore[misc]  # mypy does not follow trl
         Prompts, with or without references, that the model answers at each checkpoint: as for
         `send.evaluate`; ``args.eval_prompts`` of them, 8 answers at once for each of
         ``args.per_device_eval_batch_size``.
+    teacher : PreTrainedModel, str or Path, optional
+        A model with the same tokenizer, or where it is: see `send.distillation.Distillation`. It is
+        frozen, each process has a whole one, and the mask is not on it. None, or
+        ``args.lambda_kd = 0``: no distillation.
     eval_dataset, processing_class, data_collator, callbacks, optimizers, quantization_config
         As for `SFTTrainer`.
     peft_config : PeftConfig, optional
@@ -139,7 +151,7 @@ class SendTrainer(SFTTrainer):  # type: ignore[misc]  # mypy does not follow trl
     ------
     ValueError
         If the rows have none of these columns, there are none to track, or the loss is one that
-        cannot be tracked.
+        cannot be tracked; if the teacher has another tokenizer, or its cache is of something else.
 
     Notes
     -----
@@ -158,6 +170,7 @@ class SendTrainer(SFTTrainer):  # type: ignore[misc]  # mypy does not follow trl
         train_dataset: Dataset | IterableDataset,
         tracking_dataset: Dataset | None = None,
         prompt_dataset: Dataset | Sequence[Any] | str | Path | None = None,
+        teacher: PreTrainedModel | str | Path | None = None,
         eval_dataset: Dataset | dict[str, Dataset] | None = None,
         processing_class: PreTrainedTokenizerBase | None = None,
         data_collator: Any = None,
@@ -190,10 +203,48 @@ class SendTrainer(SFTTrainer):  # type: ignore[misc]  # mypy does not follow trl
             quantization_config=quantization_config,
             peft_config=peft_config,
         )
-        # First, so that progress bars and trackers see what they add to the logs.
         if self.evaluation is not None:
             self.evaluation.add_to(self)
-        self.callback_handler.callbacks.insert(0, self.send)
+        self.send.add_to(self)
+        self.distillation: Distillation | None = None
+        if teacher is not None and args.lambda_kd > 0:
+            self.distillation = distil(
+                self,
+                Teacher(
+                    teacher,
+                    device=args.device,
+                    dtype=args.kd_teacher_dtype,
+                    trust_remote_code=args.trust_remote_code,
+                ),
+            )
+
+    def compute_loss(
+        self,
+        model: nn.Module,
+        inputs: dict[str, Any],
+        return_outputs: bool = False,
+        num_items_in_batch: Any = None,
+    ) -> Any:
+        """Return the loss of a batch; while the model trains with a teacher, of both."""
+        with (
+            nullcontext()
+            if self.distillation is None
+            else self.distillation.batch(inputs, training=self.model.training)
+        ):
+            return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """Log; with the loss of a training with a teacher also its two parts."""
+        if self.distillation is not None and "loss" in logs:
+            totals = self.accelerator.reduce(self.distillation.losses().to(self.args.device))
+            kd, sft = (totals[:2] / totals[2].clamp(min=1)).tolist()
+            logs.update({"send/kd_loss": kd, "send/sft_loss": sft})
+        super().log(logs, start_time)
+
+    def _set_signature_columns_if_needed(self) -> None:
+        super()._set_signature_columns_if_needed()
+        if ROW not in self._signature_columns:
+            self._signature_columns.append(ROW)
 
     def train(
         self,
@@ -227,10 +278,12 @@ class SendTrainer(SFTTrainer):  # type: ignore[misc]  # mypy does not follow trl
                 msg = f"there is no complete checkpoint in {self.args.output_dir} to resume from."
                 raise ValueError(msg)
         self.send.resume_from = folder
+        distilling = nullcontext() if self.distillation is None else self.distillation.attached()
         try:
-            return super().train(
-                None if folder is None else str(folder), trial, ignore_keys_for_eval
-            )
+            with distilling:
+                return super().train(
+                    None if folder is None else str(folder), trial, ignore_keys_for_eval
+                )
         finally:
             self.send.close()
 
@@ -246,16 +299,19 @@ class SendResult:
     processing_class : PreTrainedTokenizerBase
         Its tokenizer.
     history : list of dict
-        One row a checkpoint: see `SendCallback`; and if there were prompts to evaluate on, in the
-        same row what `EvaluationCallback` found there.
+        One row a checkpoint: see `SensitivityDropout`; and if there were prompts to evaluate on, in
+        the same row what `EvaluationCallback` found there.
     evaluation : Evaluation or None
         The last one of those, with the answers; None if a resumed training made none.
+    gather : callable, optional
+        Returns the weights whole, where the model holds only the share of this process.
     """
 
     model: nn.Module
     processing_class: PreTrainedTokenizerBase
     history: list[Row]
     evaluation: Evaluation | None = None
+    gather: Callable[[], dict[str, Any]] | None = None
 
     def to_pandas(self) -> DataFrame:
         """Return the history as a table, one row a checkpoint."""
@@ -271,14 +327,22 @@ class SendResult:
         folder : str or Path
             Made if it is not there. The history is ``send_history.json``; ``send_history.csv`` has
             one number a cell: of the dropped indices how many, and no sensitivities.
+
+        Notes
+        -----
+        Of a training on several processes each has to call this; the main one writes.
         """
         model: Any = self.model
-        model.save_pretrained(folder)
-        self.processing_class.save_pretrained(folder)
-        (Path(folder) / "send_history.json").write_text(json.dumps(self.history, indent=1))
-        table = self.to_pandas().drop(columns="sensitivity")
-        table["masked"] = table["masked"].map(len)
-        table.to_csv(Path(folder) / "send_history.csv", index=False)
+        weights = None if self.gather is None else self.gather()
+        processes = PartialState()
+        if processes.is_main_process:
+            model.save_pretrained(folder, state_dict=weights)
+            self.processing_class.save_pretrained(folder)
+            (Path(folder) / "send_history.json").write_text(json.dumps(self.history, indent=1))
+            table = self.to_pandas().drop(columns="sensitivity")
+            table["masked"] = table["masked"].map(len)
+            table.to_csv(Path(folder) / "send_history.csv", index=False)
+        processes.wait_for_everyone()
 
     def plot(self) -> Figure:
         """Plot the whole training, a panel for each kind of number: `send.plotting.plot_run`."""
@@ -300,6 +364,7 @@ def train(
     tracking_dataset: Dataset | Sequence[Any] | str | Path | None = None,
     prompt_dataset: Dataset | Sequence[Any] | str | Path | None = None,
     eval_dataset: Dataset | Sequence[Any] | str | Path | None = None,
+    teacher: PreTrainedModel | str | Path | None = None,
     config: SendConfig | None = None,
     processing_class: PreTrainedTokenizerBase | None = None,
     callbacks: list[TrainerCallback] | None = None,
@@ -324,6 +389,8 @@ def train(
         at each checkpoint: as for `send.evaluate`; ``config.eval_prompts`` of them.
     eval_dataset : as train_dataset, optional
         Rows that the trainer evaluates on, when ``config.eval_strategy`` says so.
+    teacher : PreTrainedModel, str or Path, optional
+        A model to distil knowledge from, as for `SendTrainer`.
     config : SendConfig, optional
         All settings; ``SendConfig(drop_fraction=0)`` is plain fine-tuning with the same record.
     processing_class : PreTrainedTokenizerBase, optional
@@ -384,16 +451,21 @@ def train(
         tracking_dataset=None if tracking_dataset is None else as_dataset(tracking_dataset),
         prompt_dataset=prompt_dataset,
         eval_dataset=None if eval_dataset is None else as_dataset(eval_dataset),
+        teacher=teacher,
         processing_class=processing_class,
         callbacks=callbacks,
         peft_config=peft_config,
     )
     trainer.train(resume_from_checkpoint)
+    shared = trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled
     return SendResult(
         model=_plain(trainer.accelerator.unwrap_model(trainer.model)),
         processing_class=trainer.processing_class,
         history=_joined(trainer.send.history, trainer.evaluation),
         evaluation=None if trainer.evaluation is None else trainer.evaluation.latest,
+        gather=partial(trainer.accelerator.get_state_dict, trainer.model_wrapped)
+        if shared
+        else None,
     )
 
 

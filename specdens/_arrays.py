@@ -31,6 +31,7 @@ __all__ = [
     "cholesky_diagonal",
     "cholesky_diagonals",
     "column_dots",
+    "dots_in_place",
     "device",
     "eps",
     "host_view",
@@ -246,11 +247,21 @@ def column_dots(a: Array, b: Array) -> np.ndarray[Any, Any]:
     ndarray, shape (R,)
         On the host; complex128 if a is complex, else float64.
     """
+    return to_host(_column_products(a, b))
+
+
+def dots_in_place(a: Array, b: Array) -> Array:
+    """Return the real parts of the inner products of matching columns where these are, float64."""
+    found = _column_products(a, b)
+    return namespace(found).real(found) if is_complex(found) else found
+
+
+def _column_products(a: Array, b: Array) -> Array:
     xp = namespace(a, b)
     wide = xp.complex128 if is_complex(a) else xp.float64
     # Single precision is widened before the product: its squares overflow beyond 1e19.
     a, b = xp.astype(a, wide, copy=False), xp.astype(b, wide, copy=False)
-    return to_host(_column_sums(xp, (xp.conj(a) if is_complex(a) else a) * b))
+    return _column_sums(xp, (xp.conj(a) if is_complex(a) else a) * b)
 
 
 def _column_sums(xp: Any, x: Array) -> Array:

@@ -24,6 +24,7 @@ from specdens._torch_graphs import (
     scatter_of_slopes,
 )
 from specdens.linear_operator import LinearOperator, Step
+from specdens.recurrences import plain_step
 
 __all__ = ["CurvatureOperator", "Objective"]
 
@@ -110,6 +111,8 @@ class CurvatureOperator(LinearOperator):
     width : int
         How many vectors are multiplied at once.
     """
+
+    widths = tuple(range(1, 33))
 
     def __init__(
         self, objective: Objective, *, graph_memory: float | None, check_deterministic: bool
@@ -203,38 +206,8 @@ class CurvatureOperator(LinearOperator):
         return total.T.contiguous()
 
     def recurrence(self, columns: int) -> Step:
-        """Return a step of a product and an update in place; columns that pad are left alone."""
-
-        @torch.no_grad()
-        def step(x: Tensor, y: Tensor, a: Any, b: Any, c: Any) -> tuple[Tensor, Tensor]:
-            dots = torch.zeros(2, x.shape[1], dtype=torch.float64, device=self.device)
-            x, y = x[:, :columns], y[:, :columns]
-            product = None if isinstance(a, float) and a == 0 else self._matmat(x)
-            a, b, c = (torch.as_tensor(k, dtype=self.dtype, device=self.device) for k in (a, b, c))
-            a, b, c = (k[:columns] if k.ndim else k for k in (a, b, c))
-            for part in self._slabs(columns):
-                old, new = x[part], y[part]
-                new.mul_(c).addcmul_(old, b)
-                if product is not None:
-                    new.addcmul_(product[part], a)
-                wide = new.double()
-                dots[0, :columns] += (wide * wide).sum(0)
-                dots[1, :columns] += (wide * old).sum(0)
-            return dots[0], dots[1]
-
-        return step
-
-    def _slabs(self, columns: int) -> Iterator[slice]:
-        """Cut the rows so that temporaries stay small, on a CPU within its cache.
-
-        Yields
-        ------
-        slice
-        """
-        numbers = 2**16 if self.device.type == "cpu" else 2**24
-        rows = max(1, numbers // columns)
-        for first in range(0, self.shape[0], rows):
-            yield slice(first, first + rows)
+        """Return the plain step, which does not wait for the device; nothing is padded."""
+        return plain_step(self, wait=False)
 
     def _add_products(self, graph: Graph, rows: Tensor, total: Tensor) -> None:
         if len(rows) > 1 and self._vectorises:

@@ -137,8 +137,8 @@ def aslinearoperator(
     compute_dtype : optional
         For a matrix whose entries are at hand: the precision of products with it, single or double
         ("float32", "float64"). Default its own; sums are taken in double precision in any case.
-        In single precision products are up to twice as fast, and an eigenvalue below
-        ``eps |A|`` is noise: who needs it is warned.
+        In single precision products are faster, and an eigenvalue below ``eps |A|`` is noise:
+        who needs it is warned.
     max_memory : int, optional
         Bytes that the blocks of vectors may take beside A. Default 2 GiB. Fewer vectors then share
         a product, which is slower; results do not depend on it.

@@ -90,7 +90,7 @@ class Diagonals(SlicedOperator):
             (rows, columns), dtype=dtype, xp=xp, device=where, result_dtype=result_dtype(xp, given)
         )
         self.hermitian, self.grid, self.other_grid = None, (rows,), (columns,)
-        self.entries = xp.concat([xp.astype(line, dtype, copy=False) for line in lines])
+        self._store(xp.concat([xp.astype(line, dtype, copy=False) for line in lines]))
         slices, first = [], 0
         for line, offset in zip(lines, places, strict=True):
             count = line.shape[0]

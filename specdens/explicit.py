@@ -83,10 +83,9 @@ class ExplicitOperator(LinearOperator):
     @cached_property
     def largest(self) -> float:
         """``max |a_ij|``, 0 for an empty matrix; NaN or infinite if an entry is."""
-        if 0 in self.values().shape:
-            return 0.0
-        found = [float(self.xp.max(self.xp.abs(part))) for part in self._portions()]
-        return float(np.max(found))  # which a NaN passes through
+        parts = [part for part in self._portions() if 0 not in part.shape]
+        found = [float(self.xp.max(self.xp.abs(part))) for part in parts]
+        return float(np.max(found, initial=0.0))  # which a NaN passes through
 
     @property
     def nnz(self) -> int:

@@ -152,7 +152,7 @@ class Stencil(SlicedOperator):
             slices.append(Slice(whole, whole, 0, constant=False))
             first = self.shape[0]
         parts.append(xp.asarray(list(around.values()), dtype=self.dtype, device=self.device))
-        self.entries = xp.concat(parts)
+        self._store(xp.concat(parts))
         for place, offset in enumerate(around, first):
             slices += [Slice(*boxes, place, constant=True) for boxes in self._boxes_of(offset)]
         self.slices = tuple(slices)

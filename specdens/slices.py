@@ -12,7 +12,7 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from specdens._arrays import Array, is_complex, on_cpu, power_of_two, to_host
-from specdens._kernels import WIDTHS, kernel, padded_width
+from specdens._kernels import HOST_WIDTHS, kernel, padded_width
 from specdens.explicit import LEAST_ENTRIES, RANGE, ExplicitOperator
 from specdens.linear_operator import Step
 
@@ -80,6 +80,11 @@ class SlicedOperator(ExplicitOperator):
     def diagonal(self) -> Array:
         """Return the diagonal, shape (min(shape),), in the working precision."""
 
+    def _store(self, entries: Array) -> None:
+        self.entries = entries
+        if self._on_host:
+            self.widths = HOST_WIDTHS
+
     def _entries_of(self, one: Slice) -> Array:
         """Return the entries of a slice, in the shape of its boxes; a constant as one of each."""
         count = 1 if one.constant else one.size
@@ -98,13 +103,6 @@ class SlicedOperator(ExplicitOperator):
     def _stored(self) -> list[tuple[int, int]]:
         """Where entries are, each once: slices of a constant share it."""
         return sorted({(s.first, 1 if s.constant else s.size) for s in self.slices})
-
-    @cached_property
-    def largest(self) -> float:
-        """``max |a_ij|``, 0 if there are no entries; NaN or infinite if an entry is."""
-        # NumPy's maximum keeps NaN, Python's does not.
-        sizes = [float(self.xp.max(self.xp.abs(part))) for part in self._portions()]
-        return float(np.max(sizes, initial=0.0))
 
     @property
     def nnz(self) -> int:
@@ -187,7 +185,7 @@ class SlicedOperator(ExplicitOperator):
     def _matmat(self, x: Array) -> Array:
         if self._compiled is None or x.shape[1] == 0:
             return self._sliced(x, adjoint=False)
-        widest = WIDTHS[-1]
+        widest = self.widths[-1]
         parts = [self._by_step(x[:, i : i + widest]) for i in range(0, x.shape[1], widest)]
         return parts[0] if len(parts) == 1 else self.xp.concat(parts, axis=1)
 
@@ -197,7 +195,7 @@ class SlicedOperator(ExplicitOperator):
     def _by_step(self, x: Array) -> Array:
         """Return A x by the compiled step, in which A is added to a block of zeros."""
         n, count = x.shape
-        width = padded_width(count)
+        width = padded_width(count, self.widths)
         assert width is not None
         assert self._compiled is not None
         padded = self.xp.zeros((n, width), dtype=self.dtype, device=self.device)

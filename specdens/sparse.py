@@ -19,7 +19,7 @@ from specdens._arrays import (
     to_host,
     working_dtype,
 )
-from specdens._kernels import WIDTHS, kernel
+from specdens._kernels import HOST_WIDTHS, kernel
 from specdens.explicit import (
     LEAST_ENTRIES,
     SQUARE_FLOPS,
@@ -72,10 +72,8 @@ class SparseOperator(ExplicitOperator):
     def recurrence(self, columns: int) -> Step | None:
         """Return the compiled step, if there is one and the matrix is worth starting it."""
         a = self.array
-        if self.nnz < LEAST_ENTRIES:
-            return None
         if is_cupy_array(a.data):
-            on_cupy = kernel("torch_step", "of_cupy")
+            on_cupy = kernel("torch_step", "of_cupy") if self.nnz >= LEAST_ENTRIES else None
             return None if on_cupy is None else on_cupy(a.indptr, a.indices, a.data, columns)
         step = self._kernel("csr", "csr_step")
         return None if step is None else partial(step, a.indptr, a.indices, a.data)
@@ -305,4 +303,4 @@ class TorchSparseOperator(ExplicitOperator):
 
 
 def _widths(itemsize: int) -> tuple[int, ...]:
-    return tuple(width for width in WIDTHS if width * itemsize <= ROW_BYTES)
+    return tuple(width for width in HOST_WIDTHS if width * itemsize <= ROW_BYTES)

@@ -118,10 +118,7 @@ def hessian_operator(
     tensor([2., 4., 6.])
     """
     objective = _objective(model, loss, data, params, reduction, terms, None)
-    _require_eval(model, check_deterministic)
-    return CurvatureOperator(
-        objective, graph_memory=graph_memory, check_deterministic=check_deterministic
-    )
+    return _curvature(objective, graph_memory, check_deterministic)
 
 
 def gauss_newton_operator(
@@ -177,12 +174,7 @@ def gauss_newton_operator(
     """
     _require_loss(loss, "a Gauss-Newton matrix")
     objective = _objective(model, loss, data, params, reduction, terms, curvature_of_loss)
-    _require_eval(model, check_deterministic)
-    op = CurvatureOperator(
-        objective, graph_memory=graph_memory, check_deterministic=check_deterministic
-    )
-    op.lower = 0.0
-    return op
+    return _curvature(objective, graph_memory, check_deterministic)
 
 
 def fisher_operator(
@@ -253,12 +245,7 @@ def fisher_operator(
     objective = _objective(model, loss, data, params, reduction, terms, middle)
     if kind == "empirical":
         objective.loss.require_reduction("a sample is a share of the mean")
-    _require_eval(model, check_deterministic)
-    op = CurvatureOperator(
-        objective, graph_memory=graph_memory, check_deterministic=check_deterministic
-    )
-    op.lower = 0.0
-    return op
+    return _curvature(objective, graph_memory, check_deterministic)
 
 
 def _objective(
@@ -278,6 +265,14 @@ def _objective(
     return Objective(
         callee, Loss(loss, reduction, terms, callee), as_batches(data), parameters, middle
     )
+
+
+def _curvature(objective: Objective, graph_memory: float | None, check: bool) -> CurvatureOperator:
+    _require_eval(objective.model.module, check)
+    op = CurvatureOperator(objective, graph_memory=graph_memory, check_deterministic=check)
+    if objective.middle is not None:
+        op.lower = 0.0
+    return op
 
 
 def _selected(model: nn.Module, params: Iterable[str | Tensor] | None) -> list[nn.Parameter]:

@@ -8,8 +8,9 @@ import pytest
 ROOT = Path(__file__).parents[1]
 
 SPECDENS = """
-    _kernels.steps _kernels.vectors _kernels.rows _kernels.csr _kernels.mirror
-    _kernels.powers _kernels.signs _kernels.gram _kernels.dense _kernels.threads
+    _kernels.steps _kernels.vectors _kernels.vector_update _kernels.update _kernels.rows
+    _kernels.csr _kernels.mirror _kernels.powers _kernels.signs _kernels.gram _kernels.dense
+    _kernels.threads
     _kernels.symmetric _kernels.entries _kernels.tiles _kernels.lattice _kernels.triton_step
     _kernels.__init__ _kernels.replay _kernels.torch_step _arrays _probes chebyshev results
     linear_operator explicit dense sparse slices bands adapters operators lattices
@@ -25,10 +26,11 @@ SPECDENS = """
 """
 
 SEND = """
-    gram scores sensitivity hidden embeddings _generation sampling score_table scorer masking
-    data tracking intervals rouge evaluation_rows evaluation checkpoint world.words world.facts
-    world.population world.rows world.tokens world.closed_world world.rates world.__init__
-    plotting callback evaluation_callback config trainer __init__ experiment demo cli __main__
+    gram scores sensitivity selection hidden embeddings _generation sampling score_table scorer
+    masking data tracking intervals rouge evaluation_rows evaluation checkpoint world.words
+    world.facts world.population world.rows world.tokens world.closed_world world.rates
+    world.__init__ plotting protocol callback evaluation_callback divergence teacher_cache teacher
+    distillation config trainer __init__ experiment demo cli __main__
 """
 
 HOMES = {"specdens": {"_torch_batches", "_torch_graphs", "_torch_curvature", "torch"}}
@@ -48,7 +50,8 @@ HEAVY = {
 
 OF_MODELS = """
     hidden embeddings _generation sampling scorer masking tracking evaluation_rows evaluation
-    checkpoint callback evaluation_callback config trainer world.tokens experiment
+    checkpoint protocol callback evaluation_callback divergence teacher_cache teacher distillation
+    config trainer world.tokens experiment
 """
 """The files of `send` that handle models: these import torch and transformers right away."""
 

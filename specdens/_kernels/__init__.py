@@ -13,10 +13,13 @@ from collections.abc import Callable
 from functools import lru_cache, wraps
 from typing import Any
 
-__all__ = ["WIDTHS", "kernel", "padded_width"]
+__all__ = ["HOST_WIDTHS", "WIDTHS", "kernel", "padded_width"]
 
 WIDTHS = (4, 8, 16, 32)
 """Columns of a block that there is code for: others are padded."""
+
+HOST_WIDTHS = (4, 8, 10, 12, 16, 20, 24, 32)
+"""As `WIDTHS` in the memory of the host. Each is compiled for itself, so these are not all."""
 
 _log = logging.getLogger(__name__)
 

@@ -35,7 +35,7 @@ def csr_step(
     indptr, indices, data : ndarray
         Of A, n x n, in CSR form, of the dtype of x; indices are not checked.
     x, y : array in the memory of the host, shape (n, R), C order
-        R one of `specdens._kernels.WIDTHS`; y is written.
+        Each R is compiled for itself; y is written.
     a, b, c : float, or ndarray of shape (R,)
         For the number ``a = 0.0`` A is not read.
 

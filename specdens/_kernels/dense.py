@@ -8,14 +8,14 @@ chunks are added in their order: results do not depend on the number of threads.
 
 from __future__ import annotations
 
-import itertools
 from typing import Any, TypeAlias
 
 import numpy as np
-from llvmlite import ir
 from numba import njit, prange, types
 from numba.core import cgutils
 from numba.extending import intrinsic
+
+from specdens._kernels.vectors import REGISTER, Row, Vectors, data_of, shifted
 
 __all__ = ["column_statistics", "gram_product"]
 
@@ -27,13 +27,8 @@ CHUNKS = 32
 SUMS = 24
 """Vectors that stay in registers: those of as many rows of E as are taken together."""
 
-REGISTER = 64
-"""Bytes of a vector; the compiler takes several registers where they are smaller."""
-
 WIDEST = 4
 """Vectors: of double precision 32 columns."""
-
-LONG = ir.IntType(64)
 
 
 def gram_product(e: Host, means: Host, x: Host) -> Host:
@@ -142,71 +137,45 @@ def gram_rows(  # type: ignore[no-untyped-def]  # numba passes types, not values
         Of any numbers, as many as there are rows of E, and vectors in a row of x.
     """
     signature = types.void(e, means, x, sums, row, together, vectors)
-    return signature, _GramRows(together.count, vectors.count, e.dtype).generate
+    bits = e.dtype.bitwidth
+    width = vectors.count * 8 * REGISTER // bits
+    return signature, _GramRows(together.count, Vectors(width, bits)).generate
 
 
 class _GramRows:
     """The code of `gram_rows`."""
 
-    def __init__(self, count: int, vectors: int, entry: Any) -> None:
-        self.count, self.vectors, self.size = count, range(vectors), entry.bitwidth // 8
-        self.scalar = ir.DoubleType() if self.size == 8 else ir.FloatType()
-        self.lanes = REGISTER // self.size
-        self.vector = ir.VectorType(self.scalar, self.lanes)
+    def __init__(self, count: int, vectors: Vectors) -> None:
+        self.count, self.vectors = count, vectors
 
     def generate(self, context: Any, builder: Any, signature: Any, args: Any) -> Any:
         """Emit the code: numba's protocol for intrinsics."""
-        arrays = [
-            context.make_array(signature.args[a])(context, builder, args[a]) for a in range(4)
-        ]
-        e, means, x, sums = (array.data for array in arrays)
-        columns = builder.extract_value(arrays[0].shape, 1)
-        first = builder.mul(args[4], columns)
+        v = self.vectors
+        shape = context.make_array(signature.args[0])(context, builder, args[0]).shape
+        e, means, x, sums = data_of(context, builder, signature, args, 0, 1, 2, 3)
+        columns = builder.extract_value(shape, 1)
         rows = [
-            builder.gep(e, [builder.add(first, builder.mul(columns, ir.Constant(LONG, r)))])
+            builder.gep(e, [builder.mul(shifted(builder, args[4], r), columns)])
             for r in range(self.count)
         ]
-        places = [[cgutils.alloca_once(builder, self.vector) for _ in self.vectors] for _ in rows]
-        for place in itertools.chain(*places):
-            builder.store(ir.Constant(self.vector, [0.0] * self.lanes), place)
+        kept = [v.keep(builder, v.zeros()) for _ in rows]
         with cgutils.for_range(builder, columns) as loop:
-            across = [self._load(builder, x, loop.index, v) for v in self.vectors]
-            for row, sums_of_row in zip(rows, places, strict=True):
+            across = v.load(builder, x, loop.index)
+            for row, places in zip(rows, kept, strict=True):
                 entry = self._entry(builder, row, means, loop.index)
-                for v, place in zip(across, sums_of_row, strict=True):
-                    builder.store(self._fma(builder, entry, v, builder.load(place)), place)
-        products = [[builder.load(place) for place in sums_of_row] for sums_of_row in places]
+                total = v.fma(builder, entry, across, v.read(builder, places))
+                v.update(builder, places, total)
+        products = [v.read(builder, places) for places in kept]
         with cgutils.for_range(builder, columns) as loop:
-            totals = [self._load(builder, sums, loop.index, v) for v in self.vectors]
+            total = v.load(builder, sums, loop.index)
             for row, product in zip(rows, products, strict=True):
                 entry = self._entry(builder, row, means, loop.index)
-                totals = [self._fma(builder, entry, p, t)
-                          for p, t in zip(product, totals, strict=True)]  # fmt: skip
-            for v, total in zip(self.vectors, totals, strict=True):
-                place = self._at(builder, sums, loop.index, v)
-                builder.store(total, place).align = self.size
+                total = v.fma(builder, entry, product, total)
+            v.store(builder, sums, loop.index, total)
         return context.get_dummy_value()
 
-    def _entry(self, builder: Any, row: Any, means: Any, column: Any) -> Any:
-        """Return an entry of C, in each place of a vector."""
+    def _entry(self, builder: Any, row: Any, means: Any, column: Any) -> Row:
+        """Return an entry of C, in each column of a row of x."""
         value = builder.load(builder.gep(row, [column]))
         value = builder.fsub(value, builder.load(builder.gep(means, [column])))
-        undefined = ir.Constant(self.vector, ir.Undefined)
-        first = builder.insert_element(undefined, value, ir.Constant(ir.IntType(32), 0))
-        zeros = ir.Constant(ir.VectorType(ir.IntType(32), self.lanes), [0] * self.lanes)
-        return builder.shuffle_vector(first, undefined, zeros)
-
-    def _fma(self, builder: Any, a: Any, b: Any, c: Any) -> Any:
-        kind = ir.FunctionType(self.vector, [self.vector] * 3)
-        name = f"llvm.fma.v{self.lanes}f{8 * self.size}"
-        return builder.call(cgutils.get_or_insert_function(builder.module, kind, name), [a, b, c])
-
-    def _at(self, builder: Any, block: Any, row: Any, vector: int) -> Any:
-        start = builder.mul(row, ir.Constant(LONG, len(self.vectors) * self.lanes))
-        start = builder.add(start, ir.Constant(LONG, vector * self.lanes))
-        return builder.bitcast(builder.gep(block, [start]), self.vector.as_pointer())
-
-    def _load(self, builder: Any, block: Any, row: Any, vector: int) -> Any:
-        loaded = builder.load(self._at(builder, block, row, vector))
-        loaded.align = self.size  # NumPy promises no more
-        return loaded
+        return self.vectors.splat(builder, value)

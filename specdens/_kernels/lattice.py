@@ -60,7 +60,7 @@ def lattice_step(
     entries : ndarray
         Of the dtype of x.
     x, y : array in the memory of the host, shape (n, R), C order
-        R one of `specdens._kernels.WIDTHS`; y is written.
+        Each R is compiled for itself; y is written.
     a, b, c : float, or ndarray of shape (R,)
         For the number ``a = 0.0`` A is not read.
 

@@ -1,7 +1,7 @@
 """Rows of ``y = a A x + b x + c y`` in vector registers: LLVM vector code, put into numba's.
 
-A plain loop keeps the sums of a row in memory, and is bound by that. Here one vector holds the sums
-of all columns, and two the dot products of all rows so far.
+A plain loop keeps the sums of a row in memory, and is bound by that. Here registers hold the sums
+of all columns, and the dot products of all rows so far.
 """
 
 from __future__ import annotations
@@ -13,7 +13,8 @@ from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-from specdens._kernels.vectors import LONG, Vectors
+from specdens._kernels.vector_update import Update
+from specdens._kernels.vectors import LONG, Row, Vectors, data_of, shifted
 
 __all__ = ["update_csr_rows"]
 
@@ -51,46 +52,33 @@ class _Rows:
 
     def generate(self, context: Any, builder: Any, signature: Any, args: Any) -> Any:
         """Emit the code: numba's protocol for intrinsics."""
-        names = {"data": 0, "indices": 1, "indptr": 2, "x": 3, "y": 4, "abc": 7, "dots": 8}
-        pointers = {
-            name: context.make_array(signature.args[k])(context, builder, args[k]).data
-            for name, k in names.items()
-        }
-        v, one = self.vectors, ir.Constant(LONG, 1)
-        abc = v.load_all(builder, pointers["abc"], 3)
-        places = [cgutils.alloca_once(builder, v.wide) for _ in range(2)]
-        for place, dot in zip(places, v.load_dots(builder, pointers["dots"]), strict=True):
-            builder.store(dot, place)
-        with cgutils.for_range_slice(builder, args[5], args[6], one) as (row, _):
-            start = self._index(builder, pointers["indptr"], row)
-            stop = self._index(builder, pointers["indptr"], builder.add(row, one))
-            product = self._product(builder, pointers, start, stop)
-            dots = [builder.load(place) for place in places]
-            dots = v.finish(builder, pointers["x"], pointers["y"], row, abc, product, dots)
-            for place, dot in zip(places, dots, strict=True):
-                builder.store(dot, place)
-        v.store_dots(builder, pointers["dots"], [builder.load(place) for place in places])
+        data, indices, indptr, x, y, abc, dots = data_of(
+            context, builder, signature, args, 0, 1, 2, 3, 4, 7, 8
+        )
+        update = Update(builder, self.vectors, x, y, abc, dots)
+        with cgutils.for_range_slice(builder, args[5], args[6], ir.Constant(LONG, 1)) as (row, _):
+            ends = [_index(builder, indptr, place) for place in (row, shifted(builder, row, 1))]
+            update.finish(row, self._product(builder, data, indices, x, *ends))
+        update.store_dots()
         return context.get_dummy_value()
 
-    def _index(self, builder: Any, base: Any, place: Any) -> Any:
-        found = builder.load(builder.gep(base, [place]))
-        return found if found.type.width == 64 else builder.sext(found, LONG)
-
-    def _product(self, builder: Any, pointers: Any, start: Any, stop: Any) -> Any:
-        """Return ``(A x)[row]``; of complex entries in two sums, one of which is turned last."""
-        v = self.vectors
-        sums = [cgutils.alloca_once(builder, v.vector) for _ in range(1 + self.complex)]
-        for place in sums:
-            builder.store(v.zero, place)
-        parts = builder.bitcast(pointers["data"], v.scalar.as_pointer())
+    def _product(self, builder: Any, data: Any, indices: Any, x: Any, start: Any, stop: Any) -> Row:
+        """Return a row of A x; of complex entries in two sums, one of which is turned last."""
+        v, parts = self.vectors, range(1 + self.complex)
+        sums = [v.keep(builder, v.zeros()) for _ in parts]
+        numbers = builder.bitcast(data, v.scalar.as_pointer())
         with cgutils.for_range_slice(builder, start, stop, ir.Constant(LONG, 1)) as (k, _):
-            x = v.load(builder, pointers["x"], self._index(builder, pointers["indices"], k))
-            for part, place in enumerate(sums):
-                index = builder.add(builder.mul(k, ir.Constant(LONG, len(sums))),
-                                    ir.Constant(LONG, part))  # fmt: skip
-                entry = v.splat(builder, builder.load(builder.gep(parts, [index])))
-                builder.store(v.fma(builder, entry, x, builder.load(place)), place)
-        total = builder.load(sums[0])
-        if not self.complex:
-            return total
-        return builder.fadd(total, v.times_i(builder, builder.load(sums[1])))
+            across = v.load(builder, x, _index(builder, indices, k))
+            first = builder.mul(k, ir.Constant(LONG, len(parts)))
+            for part, places in zip(parts, sums, strict=True):
+                number = builder.load(builder.gep(numbers, [shifted(builder, first, part)]))
+                entry, total = v.splat(builder, number), v.read(builder, places)
+                v.update(builder, places, v.fma(builder, entry, across, total))
+        total, *turned = [v.read(builder, places) for places in sums]
+        return v.add(builder, total, v.times_i(builder, turned[0])) if turned else total
+
+
+def _index(builder: Any, base: Any, place: Any) -> Any:
+    """Return an index of any width as one of 64 bits."""
+    found = builder.load(builder.gep(base, [place]))
+    return found if found.type.width == 64 else builder.sext(found, LONG)

@@ -18,14 +18,12 @@ from numba.extending import intrinsic
 
 from specdens._kernels.steps import needs_product, stepped
 from specdens._kernels.threads import one_thread_if
-from specdens._kernels.vectors import LONG, Vectors
+from specdens._kernels.update import update_rows
+from specdens._kernels.vectors import LONG, REGISTER, Vectors, data_of, shifted
 
 __all__ = ["dense_step"]
 
 Host: TypeAlias = np.ndarray[Any, Any]
-
-REGISTER = 64
-"""Bytes of a vector; the compiler takes several registers where they are smaller."""
 
 SUMS, MOST_ROWS = 24, 12
 """Vectors that stay in registers: those of as many rows of A as are taken together."""
@@ -86,7 +84,8 @@ def _all_rows(matrix, read, portion, x, y, abc, partial, together, vectors):  # 
             while row < stop:
                 add_products(matrix, x, products, row, row - first, start, end, (0,), vectors)
                 row += 1
-        _finish(products, x, y, first, stop, abc, partial[chunk])
+        rows = products[: stop - first]
+        update_rows(rows, x[first:stop], y[first:stop], abc, partial[chunk])
 
 
 @intrinsic
@@ -105,70 +104,35 @@ def add_products(  # type: ignore[no-untyped-def]  # numba passes types, not val
         Of any numbers, as many as there are rows of A, and vectors in a row of x.
     """
     signature = types.void(matrix, x, products, row, place, start, end, together, vectors)
-    return signature, _Tile(together.count, vectors.count, x.dtype.bitwidth).products
-
-
-@njit(nogil=True, cache=True)
-def _finish(products, x, y, first, stop, abc, dots):  # type: ignore[no-untyped-def]
-    """Update the rows of y from `first` up to `stop`, whose products with A are there."""
-    for row in range(first, stop):
-        for column in range(x.shape[1]):
-            old = x[row, column]
-            new = abc[0, column] * products[row - first, column] + abc[1, column] * old
-            new += abc[2, column] * y[row, column]
-            y[row, column] = new
-            wide = np.float64(new)
-            dots[0, column] += wide * wide
-            dots[1, column] += wide * np.float64(old)
+    bits = x.dtype.bitwidth
+    width = vectors.count * 8 * REGISTER // bits
+    return signature, _Tile(together.count, Vectors(width, bits)).products
 
 
 class _Tile:
-    """The code for some rows of A and vectors in a row of x."""
+    """The code for some rows of A, and vectors of a row of x."""
 
-    def __init__(self, count: int, vectors: int, bits: int) -> None:
-        self.count, self.places = count, range(vectors)
-        self.vectors = Vectors(8 * REGISTER // bits, bits)
+    def __init__(self, count: int, vectors: Vectors) -> None:
+        self.count, self.vectors = count, vectors
 
     def products(self, context: Any, builder: Any, signature: Any, args: Any) -> Any:
         """Emit the code: numba's protocol for intrinsics."""
-        v, rows = self.vectors, range(self.count)
-        matrix, x, products = (
-            context.make_array(signature.args[k])(context, builder, args[k]) for k in range(3)
-        )
-        row, place, start, end = args[3:7]
-        columns = builder.extract_value(matrix.shape, 1)
-        of_rows = [
-            builder.gep(matrix.data, [builder.mul(self._plus(builder, row, r), columns)])
-            for r in rows
-        ]
-        kept = [[self._at(builder, products.data, self._plus(builder, place, r), p)
-                 for p in self.places] for r in rows]  # fmt: skip
-        sums = [[cgutils.alloca_once(builder, v.vector) for _ in self.places] for _ in rows]
-        for r in rows:
-            for p in self.places:
-                builder.store(self._load(builder, kept[r][p]), sums[r][p])
+        v, (row, place, start, end) = self.vectors, args[3:7]
+        matrix = context.make_array(signature.args[0])(context, builder, args[0])
+        x, products = data_of(context, builder, signature, args, 1, 2)
+        n = builder.extract_value(matrix.shape, 1)
+        of_rows, into = [], []
+        for r in range(self.count):
+            first = builder.mul(shifted(builder, row, r), n)
+            of_rows.append(builder.gep(matrix.data, [first]))
+            into.append(shifted(builder, place, r))
+        sums = [v.keep(builder, v.load(builder, products, one)) for one in into]
         with cgutils.for_range_slice(builder, start, end, ir.Constant(LONG, 1)) as (k, _):
-            across = [self._load(builder, self._at(builder, x.data, k, p)) for p in self.places]
-            for r in rows:
-                entry = v.splat(builder, builder.load(builder.gep(of_rows[r], [k])))
-                for p in self.places:
-                    total = builder.load(sums[r][p])
-                    builder.store(v.fma(builder, entry, across[p], total), sums[r][p])
-        for r in rows:
-            for p in self.places:
-                builder.store(builder.load(sums[r][p]), kept[r][p]).align = v.bits // 8
+            across = v.load(builder, x, k)
+            for of_row, places in zip(of_rows, sums, strict=True):
+                entry = v.splat(builder, builder.load(builder.gep(of_row, [k])))
+                total = v.fma(builder, entry, across, v.read(builder, places))
+                v.update(builder, places, total)
+        for one, places in zip(into, sums, strict=True):
+            v.store(builder, products, one, v.read(builder, places))
         return context.get_dummy_value()
-
-    def _plus(self, builder: Any, row: Any, offset: int) -> Any:
-        return builder.add(row, ir.Constant(LONG, offset))
-
-    def _at(self, builder: Any, block: Any, row: Any, place: int) -> Any:
-        """Return a pointer to a vector of a row of a block."""
-        index = builder.mul(row, ir.Constant(LONG, len(self.places)))
-        return self.vectors.at(builder, block, self._plus(builder, index, place),
-                               self.vectors.vector)  # fmt: skip
-
-    def _load(self, builder: Any, pointer: Any) -> Any:
-        loaded = builder.load(pointer)
-        loaded.align = self.vectors.bits // 8  # NumPy promises no more
-        return loaded

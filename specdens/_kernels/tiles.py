@@ -13,7 +13,8 @@ from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-from specdens._kernels.vectors import LONG, Vectors
+from specdens._kernels.vector_update import Update
+from specdens._kernels.vectors import LONG, Row, Vectors, data_of, shifted
 
 __all__ = ["update_rows"]
 
@@ -63,70 +64,59 @@ class _Rows:
 
     def generate(self, context: Any, builder: Any, signature: Any, args: Any) -> Any:
         """Emit the code: numba's protocol for intrinsics."""
-        names = {"entries": 0, "terms": 1, "x": 5, "y": 6, "abc": 9, "dots": 10}
-        pointers = {
-            name: context.make_array(signature.args[k])(context, builder, args[k]).data
-            for name, k in names.items()
-        }
+        entries, terms, x, y, abc, dots = data_of(
+            context, builder, signature, args, 0, 1, 5, 6, 9, 10
+        )
         edges, (first, last) = args[2:5], args[7:9]
-        v, together = self.vectors, ir.Constant(LONG, self.together)
-        abc = v.load_all(builder, pointers["abc"], 3)
-        sums = [cgutils.alloca_once(builder, v.wide) for _ in range(2)]
-        for place, dot in zip(sums, v.load_dots(builder, pointers["dots"]), strict=True):
-            builder.store(dot, place)
+        update = Update(builder, self.vectors, x, y, abc, dots)
+        together = ir.Constant(LONG, self.together)
         rest = builder.sub(last, builder.srem(builder.sub(last, first), together))
         for begin, stop, count in ((first, rest, self.together), (rest, last, 1)):
-            with cgutils.for_range_slice(builder, begin, stop, ir.Constant(LONG, count)) as (
-                row,
-                _,
-            ):
-                rows = [builder.add(row, ir.Constant(LONG, t)) for t in range(count)]
-                products = self._products(builder, pointers, edges, rows)
-                dots = [builder.load(place) for place in sums]
+            step = ir.Constant(LONG, count)
+            with cgutils.for_range_slice(builder, begin, stop, step) as (row, _):
+                rows = [shifted(builder, row, t) for t in range(count)]
+                products = self._products(builder, entries, terms, x, edges, rows)
                 for one, product in zip(rows, products, strict=True):
-                    dots = v.finish(builder, pointers["x"], pointers["y"], one, abc, product, dots)
-                for place, dot in zip(sums, dots, strict=True):
-                    builder.store(dot, place)
-        v.store_dots(builder, pointers["dots"], [builder.load(place) for place in sums])
+                    update.finish(one, product)
+        update.store_dots()
         return context.get_dummy_value()
 
-    def _products(self, builder: Any, pointers: Any, edges: Any, rows: list[Any]) -> list[Any]:
-        """Return ``(A x)[row]``; of complex entries in two sums, one of which is turned last."""
-        v, (start, varying, end) = self.vectors, edges
-        sums = [[cgutils.alloca_once(builder, v.vector) for _ in range(self.parts)] for _ in rows]
-        for place in (place for pair in sums for place in pair):
-            builder.store(v.zero, place)
-        one = ir.Constant(LONG, 1)
+    def _products(
+        self, builder: Any, entries: Any, terms: Any, x: Any, edges: Any, rows: list[Any]
+    ) -> list[Row]:
+        """Return rows of A x; of complex entries in two sums, one of which is turned last."""
+        v, (start, varying, end), one = self.vectors, edges, ir.Constant(LONG, 1)
+        sums = [[v.keep(builder, v.zeros()) for _ in range(self.parts)] for _ in rows]
         with cgutils.for_range_slice(builder, start, varying, one) as (k, _):
-            place, shift = self._term(builder, pointers, k)
-            entry = self._entry(builder, pointers, place)
-            for row, pair in zip(rows, sums, strict=True):
-                self._add(builder, pointers, entry, builder.add(row, shift), pair)
+            place, shift = _term(builder, terms, k)
+            entry = self._entry(builder, entries, place)
+            for row, parts in zip(rows, sums, strict=True):
+                self._add(builder, entry, v.load(builder, x, builder.add(row, shift)), parts)
         with cgutils.for_range_slice(builder, varying, end, one) as (k, _):
-            place, shift = self._term(builder, pointers, k)
-            for row, pair in zip(rows, sums, strict=True):
-                entry = self._entry(builder, pointers, builder.add(place, row))
-                self._add(builder, pointers, entry, builder.add(row, shift), pair)
-        found = [[builder.load(place) for place in pair] for pair in sums]
+            place, shift = _term(builder, terms, k)
+            for row, parts in zip(rows, sums, strict=True):
+                entry = self._entry(builder, entries, builder.add(place, row))
+                self._add(builder, entry, v.load(builder, x, builder.add(row, shift)), parts)
+        found = [[v.read(builder, places) for places in parts] for parts in sums]
         if self.parts == 1:
             return [total for (total,) in found]
-        return [builder.fadd(re, v.times_i(builder, im)) for re, im in found]
+        return [v.add(builder, re, v.times_i(builder, im)) for re, im in found]
 
-    def _term(self, builder: Any, pointers: Any, k: Any) -> list[Any]:
-        """Return the place and the shift of a term."""
-        base = builder.mul(k, ir.Constant(LONG, 2))
-        places = [builder.add(base, ir.Constant(LONG, j)) for j in range(2)]
-        return [builder.load(builder.gep(pointers["terms"], [place])) for place in places]
-
-    def _entry(self, builder: Any, pointers: Any, place: Any) -> list[Any]:
-        """Return the parts of an entry, each in all places of a vector."""
-        numbers = builder.bitcast(pointers["entries"], self.vectors.scalar.as_pointer())
+    def _entry(self, builder: Any, entries: Any, place: Any) -> list[Row]:
+        """Return the parts of an entry, each in all columns of a row."""
+        numbers = builder.bitcast(entries, self.vectors.scalar.as_pointer())
         first = builder.gep(numbers, [builder.mul(place, ir.Constant(LONG, self.parts))])
         parts = [builder.gep(first, [ir.Constant(LONG, part)]) for part in range(self.parts)]
         return [self.vectors.splat(builder, builder.load(part)) for part in parts]
 
-    def _add(self, builder: Any, pointers: Any, entry: Any, row: Any, sums: list[Any]) -> None:
+    def _add(self, builder: Any, entry: list[Row], x: Row, sums: list[Row]) -> None:
         """Add an entry times a row of x to the sums of its parts."""
-        x = self.vectors.load(builder, pointers["x"], row)
-        for part, place in zip(entry, sums, strict=True):
-            builder.store(self.vectors.fma(builder, part, x, builder.load(place)), place)
+        v = self.vectors
+        for part, places in zip(entry, sums, strict=True):
+            v.update(builder, places, v.fma(builder, part, x, v.read(builder, places)))
+
+
+def _term(builder: Any, terms: Any, k: Any) -> list[Any]:
+    """Return the place and the shift of a term."""
+    base = builder.mul(k, ir.Constant(LONG, 2))
+    return [builder.load(builder.gep(terms, [shifted(builder, base, j)])) for j in range(2)]

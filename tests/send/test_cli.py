@@ -138,6 +138,18 @@ def test_prompts_that_are_not_there(capsys, model, rows):
     assert err.splitlines()[-1].startswith("send: there is no file /nowhere.csv")
 
 
+def test_training_with_a_teacher(capsys, model, rows, tmp_path):
+    out, cache = tmp_path / "trained", tmp_path / "cache"
+    code, text, _ = run(
+        capsys, "train", "--model", model, "--data", rows, "--output_dir", out, *SHORT,
+        "--disable_tqdm", True, "--teacher", model, "--lambda_kd", 0.2, "--kd_cache", cache,
+        "--kd_form", "convex", "--logging_steps", 1,
+    )  # fmt: skip
+    assert code == 0
+    assert "'send/kd_loss': " in text
+    assert (cache / "rows-000000.safetensors").is_file()
+
+
 def test_settings_from_a_file_and_flags_above_them(capsys, model, rows, tmp_path):
     config = tmp_path / "recipe.yaml"
     config.write_text(
@@ -161,13 +173,14 @@ def test_an_unknown_setting_in_a_file_is_refused(capsys, model, rows, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "text"),
     [
-        (["frob"], "expected one of demo, score, evaluate, train"),
+        (["frob"], "expected one of demo, score, evaluate, train, recipes"),
         (["score", "--model", "x"], "nothing to score"),
         (["score", "--model", "x", "--prompts", "a", "--output", "a.txt"], "ends in .json or .csv"),
         (["score", "--model", "x", "--data", "/nowhere.csv"], "no file"),
         (["train", "--model", "x", "--data", "/nowhere.json"], "no file"),
         (["demo", "--text", "/nowhere.json"], "no file"),
         (["train", "--model", "x", "--data", "y", "--every", "0"], "every"),
+        (["train", "--model", "x", "--data", "y", "--lambda_kd", "-1"], "lambda_kd is -1.0"),
         (["score", "--prompts", "a"], "required: --model; send score --help"),
         (["score", "--model", "x", "--num_samples", "many"], "invalid int value: 'many'"),
         (["score", "--config"], "--config is followed by nothing"),

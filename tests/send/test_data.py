@@ -122,26 +122,58 @@ def test_a_folder_and_its_splits(tmp_path):
     assert load_texts(folder, split="test")["text"][:] == ["b"]
 
 
-def test_a_name_goes_to_the_hub(monkeypatch):
-    asked = {}
+@pytest.fixture
+def asked(monkeypatch):
+    """What `datasets.load_dataset` was asked for, in the place of loading it."""
+    found = {}
 
-    def load_dataset(name, **options):
-        asked.update(name=name, **options)
+    def load_dataset(path, **options):
+        found.update(path=path, **options)
         return datasets.Dataset.from_dict({"text": TEXTS})
 
     monkeypatch.setattr(datasets, "load_dataset", load_dataset)
+    return found
+
+
+def test_a_name_goes_to_the_hub(asked):
     assert load_texts("someone/texts", split="validation")["text"][:] == TEXTS
-    assert asked == {"name": "someone/texts", "split": "validation"}
+    assert asked == {"path": "someone/texts", "name": None, "split": "validation"}
+
+
+def test_a_configuration_is_asked_for_by_name(asked):
+    load_texts("someone/texts", subset="easy")
+    assert asked == {"path": "someone/texts", "name": "easy", "split": "train"}
+
+
+def test_an_address_is_read_as_the_file_that_it_is(asked):
+    load_texts("https://somewhere.org/texts.JSONL")
+    url = "https://somewhere.org/texts.JSONL"
+    assert asked == {"path": "json", "data_files": url, "split": "train"}
+
+
+def test_an_address_that_works(tmp_path):
+    path = write(tmp_path / "t.jsonl", lines([{"text": text} for text in TEXTS]))
+    assert load_texts(f"file://{path}")["text"][:] == TEXTS
+
+
+def test_a_column_of_another_name(tmp_path):
+    path = write(tmp_path / "t.jsonl", lines([{"question": text, "text": "-"} for text in TEXTS]))
+    loaded = load_texts(path, column="question")
+    assert loaded["text"][:] == TEXTS
+    assert loaded.column_names == ["text"]
+    with pytest.raises(ValueError, match="has the columns question, text; expected answer"):
+        load_texts(path, column="answer")
 
 
 def test_a_name_that_cannot_be_reached(monkeypatch):
-    def load_dataset(name, **_):
-        msg = f"Couldn't reach {name!r} on the Hub"
+    def load_dataset(path, **_):
+        msg = f"Couldn't reach {path!r} on the Hub"
         raise ConnectionError(msg)
 
     monkeypatch.setattr(datasets, "load_dataset", load_dataset)
-    with pytest.raises(FileNotFoundError, match="'someone/texts' is neither a file, nor a folder"):
-        load_texts("someone/texts")
+    for name in ("someone/texts", "https://somewhere.org/texts.json"):
+        with pytest.raises(FileNotFoundError, match=f"'{name}' is neither a file, nor a folder"):
+            load_texts(name)
 
 
 def test_empty_rows_are_left_out_and_said_so(tmp_path, caplog):

@@ -82,7 +82,7 @@ def test_the_loss_is_the_tracking_loss_of_the_same_rows(found, tiny_model, token
         rows=read_rows(ROWS, tokenizer), layer=-2, pooling="mean", batch_size=4, score_prompts=0,
         num_samples=1, max_new_tokens=1, seed=0,
     )  # fmt: skip
-    assert found.metrics["loss"].value == pytest.approx(tracked.watch(tiny_model)[1], rel=1e-5)
+    assert found.metrics["loss"].value == pytest.approx(tracked.watch(tiny_model).loss, rel=1e-5)
 
 
 @pytest.mark.parametrize("batch_size", [1, 2, 5])

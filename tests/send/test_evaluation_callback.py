@@ -153,6 +153,16 @@ def test_trackers_are_told_once_a_checkpoint_numbers_and_no_texts(tiny_model, to
     assert [row["step"] for row in logged] == [row["step"] for row in callback.history]
 
 
+def test_a_callback_that_comes_after_the_trackers_says_so(tiny_model, tokenizer, tmp_path, caplog):
+    callback = EvaluationCallback(ASKED, **QUICK)
+    trainer = trainer_of(tiny_model, tokenizer, tmp_path, callback, max_steps=1)
+    trainer.train()
+    assert not caplog.records
+    trainer.args.report_to = ["tensorboard"]
+    trainer.train()
+    assert "tensorboard will not show what EvaluationCallback finds" in caplog.text
+
+
 def test_what_is_not_finite_or_not_there_is_not_logged(tiny_model, tokenizer, tmp_path):
     tracker = Tracker()
     trainer = trainer_of(tiny_model, tokenizer, tmp_path, tracker, max_steps=1)

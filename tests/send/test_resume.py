@@ -246,11 +246,13 @@ def test_every_architecture_resumes(any_model, tmp_path):
         ((17, "on_step_begin"), {"save_steps": 4}, {"every": 4, "window": 2, "hold": 1}),
         ((3, "on_step_begin"), {"save_steps": 2}, {}),
         ((13, "on_step_begin"), {"gradient_accumulation_steps": 2}, {"every": 2}),
+        ((18, "on_step_begin"), {}, {"selection": "random", "hold": 2, "cooldown": 1}),
     ],
     ids=[
         "mid-epoch", "callback states restored", "saved at epochs", "between save and epoch end",
         "before the first mask", "before the save at an epoch end", "every 3 steps",
         "every 4 steps with a save", "in the first epoch", "accumulated gradients",
+        "a control with a cool-down",
     ],
 )  # fmt: skip
 def test_stopped_and_resumed_it_ends_as_if_unbroken(tmp_path, stop, settings, options):

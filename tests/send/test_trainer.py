@@ -409,7 +409,9 @@ def test_every_option_of_the_callback_is_one_of_the_config_and_has_help():
     of_callback = set(inspect.signature(SendCallback).parameters)
     set_otherwise = {"tracking_dataset", "max_length", "batch_size", "seed", "resume_from"}
     set_otherwise.add("completion_only_loss")  # SFTConfig has it
-    assert ours.keys() - {"tracking_fraction", "eval_prompts"} == of_callback - set_otherwise
+    of_distillation = {name for name in ours if name.startswith("kd_")} | {"lambda_kd"}
+    others = {"tracking_fraction", "eval_prompts"} | of_distillation
+    assert ours.keys() - others == of_callback - set_otherwise
     for option in ours.values():
         assert option.metadata["help"].endswith((".", ":"))
         assert "%" not in option.metadata["help"]
@@ -421,6 +423,20 @@ def test_options_come_from_the_command_line(tmp_path):
     assert (parsed.every, parsed.drop_fraction, parsed.layer) == ("50", 0.3, -3)
     assert (parsed.stop_loss, parsed.stop_score, parsed.num_train_epochs) == (0.01, None, 8.0)
     assert HfArgumentParser(SendConfig).format_help()
+
+
+@pytest.mark.parametrize("selection", ["random", "magnitude-matched"])
+def test_controls_come_from_the_command_line(tiny_model, tokenizer, tmp_path, selection):
+    words = f"--output_dir {tmp_path} --selection {selection} --warmup 3 --cooldown 1 --hold 9"
+    (parsed,) = HfArgumentParser(SendConfig).parse_args_into_dataclasses(words.split())
+    assert (parsed.selection, parsed.warmup, parsed.cooldown) == (selection, 3, 1)
+    settings = config(
+        tmp_path, selection=selection, warmup=3, cooldown=1, hold=9, num_train_epochs=5
+    )
+    result = train(tiny_model, TEXTS, config=settings, processing_class=tokenizer)
+    assert [bool(row["masked"]) for row in result.history] == [0, 0, 0, 1, 0, 0]
+    with pytest.raises(ValueError, match="selection is 'largest'"):
+        config(tmp_path, selection="largest")
 
 
 def test_options_come_from_a_file(tmp_path):

@@ -25,6 +25,7 @@ from specdens.testing import laplacian
 
 numba = pytest.importorskip("numba")
 csr = pytest.importorskip("specdens._kernels.csr")
+update = pytest.importorskip("specdens._kernels.update")
 
 DTYPES = ["float32", "float64", "complex64", "complex128"]
 UNIT = {name: float(np.finfo(name).eps) for name in DTYPES}
@@ -60,7 +61,8 @@ COMPILED = [
     ("float64", 4, "int32"), ("float64", 8, "int32"), ("float64", 16, "int32"),
     ("float64", 32, "int32"), ("float64", 8, "int64"), ("float32", 8, "int32"),
     ("float32", 32, "int32"), ("complex64", 4, "int32"), ("complex64", 16, "int64"),
-    ("complex128", 4, "int32"), ("complex128", 32, "int32"),
+    ("complex128", 4, "int32"), ("complex128", 32, "int32"), ("float64", 10, "int32"),
+    ("float32", 20, "int32"), ("complex64", 12, "int32"),
 ]  # fmt: skip
 """Of all types, widths and indices each one: every combination takes seconds to compile."""
 
@@ -84,6 +86,55 @@ def test_the_step_is_the_plain_one(dtype, width, index, n, seed):
     assert np.all(np.abs(mixed - products.real) <= 1e-12 * (1 + np.abs(y).astype(float).sum()) * 10)
     for part, old in zip((*matrix, x), before, strict=True):
         assert np.array_equal(part, old)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@given(
+    n=st.sampled_from([0, 1, 7, 8, 9, 300, update.CHUNK, update.CHUNK + 13]),
+    width=st.integers(1, 33),
+    seed=st.integers(0, 999),
+)
+@settings(max_examples=25, deadline=None)
+def test_the_update_is_the_plain_one(dtype, width, n, seed):
+    rng = np.random.default_rng(seed)
+    a, b, c = rng.standard_normal((3, width)) if seed % 2 else rng.standard_normal(3)
+    product, x, y = (block(rng, (n, width), dtype) for _ in range(3))
+    wide = np.result_type(dtype, np.float64)
+    expected = a * product.astype(wide) + b * x + c * y
+    size = np.abs(a * product) + np.abs(b * x) + np.abs(c * y)
+    kept, alone = x.copy(), y[:, :1].copy()
+    squares, mixed = update.update_step(product, x, y, a, b, c)
+    assert np.array_equal(x, kept)
+    assert np.all(np.abs(y - expected) <= 4 * UNIT[dtype] * size)
+    norms = (np.abs(y.astype(wide)) ** 2).sum(axis=0)
+    np.testing.assert_allclose(squares, norms, rtol=1e-12)
+    products = (y.astype(wide).conj() * x.astype(wide)).real.sum(axis=0)
+    assert np.all(np.abs(mixed - products) <= 1e-12 * np.abs(y * x).astype(float).sum(axis=0))
+    first = [np.asarray(number).reshape(-1)[:1] for number in (a, b, c)]
+    one, other = update.update_step(product[:, :1].copy(), x[:, :1].copy(), alone, *first)
+    assert np.array_equal(alone, y[:, :1])  # whatever the columns beside
+    assert np.array_equal([one, other], [squares[:1], mixed[:1]])
+
+
+@pytest.mark.parametrize("library", ["numpy", "torch"])
+def test_products_of_a_function_take_the_compiled_update(monkeypatch, library):
+    xp = pytest.importorskip(library)
+    diagonal = np.linspace(-1, 1, 50_000)
+    entries = xp.asarray(diagonal)
+    op = aslinearoperator(
+        lambda x: entries * x, matmat=lambda x: entries[:, None] * x, n=50_000, dtype=xp.float64,
+        hermitian=True, like=entries,
+    )  # fmt: skip
+    calls = []
+    step = update.update_step
+    monkeypatch.setattr(update, "update_step", lambda *args: calls.append(1) or step(*args))
+    _kernels._compiled.cache_clear()
+    start = xp.ones((50_000, 7), dtype=xp.float64)
+    found = chebyshev_moments(op, start, 20, -1.1, 1.1)
+    assert len(calls) == 11
+    _kernels._compiled.cache_clear()
+    monkeypatch.setenv("SPECDENS_KERNELS", "off")
+    np.testing.assert_allclose(found, chebyshev_moments(op, start, 20, -1.1, 1.1), atol=1e-14)
 
 
 @pytest.mark.parametrize(("dtype", "width", "index"), COMPILED)

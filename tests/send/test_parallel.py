@@ -1,0 +1,264 @@
+"""Two processes on the CPU (gloo): the same masks and losses as in one, written by one of them.
+
+Also a program, which `accelerate launch` runs twice: python test_parallel.py FOLDER [--option ...]
+"""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from accelerate.state import AcceleratorState, PartialState
+from accelerate.utils import DistributedType
+from transformers import AutoModelForCausalLM, TrainerCallback
+
+from send import cli, trainer
+from send.world import World, small_model
+
+WORLD = World(0, people=12, new_people=8, unknown_people=4)
+LAUNCHERS = {
+    "ddp": ["--multi_gpu", "--num_machines", "1", "--dynamo_backend", "no"],
+    "fsdp2": ["--config_file", str(cli.RECIPES / "accelerate" / "fsdp2.yaml")],
+}
+BROKEN_AT = 7
+SETTINGS = {
+    "config": "small",
+    "max_steps": 10,
+    "every": 2,
+    "hold": 2,
+    "score_prompts": 2,
+    "num_samples": 3,
+    "max_new_tokens": 3,
+    "save_strategy": "steps",
+    "save_steps": 3,
+    "learning_rate": 0.01,
+    "logging_steps": 1,
+    "disable_tqdm": True,
+    "per_device_train_batch_size": 4,
+}
+
+
+def options(folder, out, **changed):
+    """The arguments of `send train` that these settings make."""
+    given = {
+        "model": folder / "model", "data": folder / "rows.jsonl", "output_dir": folder / out,
+        **SETTINGS, **changed,
+    }  # fmt: skip
+    flags = [
+        [f"--{name}"] if value == "" else [f"--{name}", value] for name, value in given.items()
+    ]
+    return ["train", *(str(word) for flag in flags for word in flag)]
+
+
+# In each of the processes ------------------------------------------------------------------------
+
+
+def allow_cpu():
+    """Let Accelerate divide a model on CPUs too, as it does on all else."""
+    original = AcceleratorState.__init__
+
+    def on_cpu(self, *arguments, fsdp_plugin=None, **more):
+        original(self, *arguments, fsdp_plugin=fsdp_plugin, **more)
+        if fsdp_plugin is not None and self.distributed_type == DistributedType.MULTI_CPU:
+            self.distributed_type = DistributedType.FSDP
+            self.fsdp_plugin = fsdp_plugin
+            PartialState._shared_state["distributed_type"] = DistributedType.FSDP
+
+    AcceleratorState.__init__ = on_cpu
+
+
+class Stopped(Exception):
+    """What ends a training early."""
+
+
+class Stop(TrainerCallback):
+    def on_step_begin(self, args, state, control, **_):
+        if state.global_step == BROKEN_AT:
+            raise Stopped
+
+
+def main(folder):
+    """Train without a break, then with one, and note what this process saw."""
+    allow_cpu()
+    torch.set_num_threads(1)
+    written, seen, make = [], [], trainer.SendTrainer
+
+    def note(event, arguments):
+        if event == "open" and isinstance(arguments[1], str) and set(arguments[1]) & set("wax"):
+            path = (
+                Path(os.fsdecode(arguments[0])) if isinstance(arguments[0], str | bytes) else None
+            )
+            if path is not None and path.is_relative_to(folder):
+                written.append(str(path.relative_to(folder)))
+
+    def noted_trainer(*arguments, callbacks=None, **more):
+        seen.append(make(*arguments, callbacks=[Stop()] if breaking else None, **more))
+        return seen[-1]
+
+    sys.addaudithook(note)
+    trainer.SendTrainer = noted_trainer
+    leave, PartialState.destroy_process_group = PartialState.destroy_process_group, lambda _: None
+    half = {"per_device_train_batch_size": 2}
+    breaking = False
+    assert cli.main(options(folder, "whole", **half)) == 0
+    breaking = True
+    with pytest.raises(Stopped):
+        cli.main(options(folder, "broken", **half))
+    breaking = False
+    assert cli.main(options(folder, "broken", resume="", **half)) == 0
+    whole, _, resumed = seen
+    found = {
+        "histories": [whole.send.history, resumed.send.history],
+        "log": whole.state.log_history,
+        "written": written,
+        "kind": whole.accelerator.distributed_type.value,
+        "processes": whole.accelerator.num_processes,
+        "sharded": sum(hasattr(p, "device_mesh") for p in whole.model.parameters()),
+    }
+    content = json.dumps(found)
+    (folder / f"rank{whole.accelerator.process_index}.json").write_text(content)
+    leave(PartialState())
+
+
+# In the process of the tests ---------------------------------------------------------------------
+
+
+def prepared(folder):
+    tokenizer = WORLD.tokenizer()
+    small_model(tokenizer, width=16, blocks=3, heads=2).save_pretrained(folder / "model")
+    tokenizer.save_pretrained(folder / "model")
+    rows = WORLD.finetuning_rows()
+    (folder / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return folder
+
+
+def environment():
+    root = str(Path(cli.__file__).parents[1])
+    path = os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH")]))
+    return {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": path}
+
+
+def launched(*arguments, cwd=None):
+    """Run Accelerate's launcher; return what it gave."""
+    launcher = [sys.executable, "-m", "accelerate.commands.launch"]
+    processes = ["--num_processes", "2", "--mixed_precision", "no", "--main_process_port", "0"]
+    command = [*launcher, *arguments[0], *processes, *map(str, arguments[1:])]
+    return subprocess.run(
+        command,
+        env=environment(),
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=cwd,
+        timeout=120,
+    )
+
+
+@pytest.fixture(scope="module", params=LAUNCHERS)
+def runs(request, tmp_path_factory):
+    """What two processes saw: (kind, folder, standard output, the notes of each)."""
+    folder = prepared(tmp_path_factory.mktemp(request.param))
+    done = launched(LAUNCHERS[request.param], __file__, folder, cwd=folder)
+    assert done.returncode == 0, done.stderr[-3000:]
+    notes = [json.loads((folder / f"rank{rank}.json").read_text()) for rank in (0, 1)]
+    return request.param, folder, done.stdout, notes
+
+
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory):
+    """The same training in one process, with batches twice as large."""
+    folder = prepared(tmp_path_factory.mktemp("alone"))
+    assert cli.main(options(folder, "whole")) == 0
+    return folder, json.loads((folder / "whole" / "send_history.json").read_text())
+
+
+def test_the_model_is_where_it_should_be(runs):
+    kind, _, _, notes = runs
+    for seen in notes:
+        assert seen["processes"] == 2
+        assert seen["kind"] == {"ddp": "MULTI_CPU", "fsdp2": "FSDP"}[kind]
+        assert bool(seen["sharded"]) is (kind == "fsdp2")
+
+
+def test_both_processes_have_the_same_history(runs):
+    _, _, _, (first, second) = runs
+    assert first["histories"] == second["histories"]
+
+
+def test_the_masks_are_those_of_one_process(runs, alone):
+    history, expected = runs[3][0]["histories"][0], alone[1]
+    assert [row["masked"] for row in history] == [row["masked"] for row in expected]
+    assert len(history) == 6
+    assert sum(row["sensitivity"] is not None for row in history) == 2
+    assert history[-1]["masked"] != history[2]["masked"] != []
+
+
+def test_losses_and_scores_are_those_of_one_process(runs, alone):
+    history, expected = runs[3][0]["histories"][0], alone[1]
+    for row, other in zip(history, expected, strict=True):
+        for name in ("train_loss", "tracking_loss", "eigenscore", "loss_jump", "sensitivity"):
+            assert (row[name] is None) is (other[name] is None), name
+            if row[name] is not None:
+                assert row[name] == pytest.approx(other[name], rel=1e-3, abs=1e-4), name
+
+
+def test_the_saved_model_is_that_of_one_process(runs, alone):
+    _, folder, _, _ = runs
+    ids = torch.arange(3, 43).reshape(4, 10)
+    with torch.no_grad():
+        here, there = (
+            AutoModelForCausalLM.from_pretrained(path / "whole").eval()(ids).logits
+            for path in (folder, alone[0])
+        )
+    # Not the weights: those without a gradient, as biases of keys, follow rounding under Adam.
+    torch.testing.assert_close(here, there, rtol=1e-3, atol=1e-3)
+
+
+def test_one_process_writes_and_speaks(runs):
+    _, _, output, (first, second) = runs
+    saved = [Path(path).parent for path in first["written"] if "send_state" in path]
+    expected = [Path("whole", f"checkpoint-{step}") for step in (3, 6, 9, 10)]
+    assert saved[: len(expected)] == expected
+    assert first["written"].count("whole/send_history.json") == 1
+    assert second["written"] == []
+    assert output.count("6 checkpoints; the model is in") == 2  # whole, and resumed
+
+
+def test_stopped_and_resumed_it_ends_as_if_unbroken(runs):
+    _, folder, _, (seen, _) = runs
+    whole, resumed = seen["histories"]
+    assert resumed == whole
+    kept = {}
+    for name in ("whole", "broken"):
+        kept[name] = AutoModelForCausalLM.from_pretrained(folder / name).state_dict()
+    for name, value in kept["whole"].items():
+        assert torch.equal(value, kept["broken"][name]), name
+
+
+@pytest.mark.slow
+def test_by_torchrun_from_a_clean_folder(tmp_path):
+    (tmp_path / "clean").mkdir()
+    folder = prepared(tmp_path)
+
+    def run(*arguments):
+        launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
+        command = [*launcher, "--nproc_per_node", "2", "-m", "send", *arguments]
+        return subprocess.run(
+            command, env=environment(), capture_output=True, text=True, check=False,
+            cwd=tmp_path / "clean", timeout=120,
+        )  # fmt: skip
+
+    done = run(*options(folder, "clean/out", max_steps=2))
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert done.stdout.count("2 checkpoints; the model is in") == 1
+    assert [path.name for path in (tmp_path / "clean").iterdir()] == ["out"]
+    failed = run("train", "--model", "nowhere", "--data", "nowhere.jsonl", "--use_cpu", "true")
+    assert failed.returncode != 0
+    assert "send (process 0): there is no file nowhere.jsonl" in failed.stderr
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))
