@@ -72,6 +72,9 @@ class SendConfig(SFTConfig):  # type: ignore[misc]  # mypy does not follow trl
     )
     kd_temperature: float = _option(1.0, "Divides the logits of both, in L_KD only.")
     kd_teacher_dtype: str = _option("auto", "Of a teacher that is loaded; 'auto': as in its files.")
+    kd_teacher_device_map: str | None = _option(
+        None, "Of a teacher that is loaded; 'auto': spread over all devices of the process."
+    )
     kd_cache: str | None = _option(
         None, "Folder for what the teacher says, computed once; if unset, at each step."
     )
