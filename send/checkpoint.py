@@ -31,7 +31,7 @@ __all__ = [
 ]
 
 Row: TypeAlias = dict[str, Any]
-"""What was measured at one checkpoint: see `send.callback.SendCallback`."""
+"""What was measured at one checkpoint: see `send.protocol.SensitivityDropout`."""
 
 STATE_FILE = "send_state.safetensors"
 

@@ -147,12 +147,10 @@ class SensitivityMask:
         if not (torch.compiler.is_compiling() or self.active):
             return None
         states = states_of(output)
-        if self._dropped.device != states.device:  # the model was moved
-            self._dropped = self._dropped.to(states.device)
-            self._scale = self._scale.to(states.device)
-        masked = states.masked_fill(self._dropped, 0)
+        # Moved only if the model was, or is replicated over devices: not kept, for the next one.
+        masked = states.masked_fill(self._dropped.to(states.device), 0)
         if self.rescale:
-            masked = masked * self._scale.to(masked.dtype)
+            masked = masked * self._scale.to(masked)
         return masked if isinstance(output, torch.Tensor) else (masked, *output[1:])
 
 

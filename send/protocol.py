@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
+from accelerate.utils import is_compiled_module
 from torch import distributed, nn
 from transformers import PreTrainedTokenizerBase
 
@@ -537,11 +538,15 @@ def _unwrapped(model: nn.Module) -> nn.Module:
 
     One that is sharded stays in its wrapper, without which it does not compute.
     """
-    replicas = (nn.parallel.DistributedDataParallel, nn.DataParallel)
-    while hasattr(model, "_orig_mod") or isinstance(model, replicas):
-        inner: Any = model.module if isinstance(model, replicas) else model._orig_mod
+    while True:
+        inner: Any = None
+        if isinstance(model, (nn.parallel.DistributedDataParallel, nn.DataParallel)):
+            inner = model.module
+        elif is_compiled_module(model):
+            inner = model._orig_mod
+        if inner is None:
+            return model
         model = inner
-    return model
 
 
 def _check_head(model: nn.Module) -> None:

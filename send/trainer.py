@@ -218,7 +218,7 @@ class SendResult:
     processing_class : PreTrainedTokenizerBase
         Its tokenizer.
     history : list of dict
-        One row a checkpoint: see `SendCallback`.
+        One row a checkpoint: see `SensitivityDropout`.
     gather : callable, optional
         Returns the weights whole, where the model holds only the share of this process.
     """

@@ -287,7 +287,20 @@ def test_a_cool_down_of_a_stream_needs_a_number_of_steps(tiny_model, tokenizer, 
     assert [bool(row["masked"]) for row in send.history] == [False, False, True, False, False]
 
 
-@pytest.mark.parametrize("settings", [{"bf16": True}, {"activation_checkpointing": True}])
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"bf16": True},
+        *(
+            {
+                "activation_checkpointing": True,
+                "activation_checkpointing_kwargs": {"use_reentrant": reentrant},
+            }
+            for reentrant in (False, True)
+        ),
+    ],
+    ids=["bf16", "checkpointing", "reentrant checkpointing"],
+)
 def test_mixed_precision_and_checkpointed_activations(tiny_model, tokenizer, tmp_path, settings):
     send, witness = SendCallback(TRACKED, window=2, hold=1, **QUICK), Witness()
     options = {"num_train_epochs": 3, "gradient_accumulation_steps": 2, **settings}

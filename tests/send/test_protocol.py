@@ -3,6 +3,9 @@
 import copy
 import logging
 import math
+import re
+from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -399,6 +402,25 @@ def test_accelerate_saves_and_loads_it_with_everything_else(tmp_path):
     resumed, model = accelerated(tmp_path / "stopped", resume=True)
     assert resumed.history == whole.history
     assert_same(weights(model), weights(trained))
+
+
+def test_the_loop_in_the_documentation_runs(tmp_path):
+    text = (Path(__file__).parents[2] / "docs" / "send.md").read_text()
+    code = next(part for part in re.findall(r"```python\n(.*?)```", text, re.S) if "attach" in part)
+    accelerator, model = Accelerator(cpu=True), a_model()
+    loader = DataLoader([{"input_ids": ids, "labels": ids} for ids in IDS], batch_size=1)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.05)
+    model, optimizer, loader = accelerator.prepare(model, optimizer, loader)
+    names = {
+        "accelerator": accelerator, "model": model, "optimizer": optimizer, "loader": loader,
+        "epochs": 5, "tokenizer": None, "tracking_rows": ROWS,
+        "send": SimpleNamespace(SensitivityDropout=a_send),
+    }  # fmt: skip
+    exec(code, names)
+    history = names["dropout"].history
+    assert [(row["step"], len(row["masked"])) for row in history] == [
+        (0, 0), (2, 0), (4, 3), (6, 0), (8, 0), (10, 0),
+    ]  # fmt: skip
 
 
 # Mechanics ----------------------------------------------------------------------------------------

@@ -423,6 +423,20 @@ def test_options_come_from_the_command_line(tmp_path):
     assert HfArgumentParser(SendConfig).format_help()
 
 
+@pytest.mark.parametrize("selection", ["random", "magnitude-matched"])
+def test_controls_come_from_the_command_line(tiny_model, tokenizer, tmp_path, selection):
+    words = f"--output_dir {tmp_path} --selection {selection} --warmup 3 --cooldown 1 --hold 9"
+    (parsed,) = HfArgumentParser(SendConfig).parse_args_into_dataclasses(words.split())
+    assert (parsed.selection, parsed.warmup, parsed.cooldown) == (selection, 3, 1)
+    settings = config(
+        tmp_path, selection=selection, warmup=3, cooldown=1, hold=9, num_train_epochs=5
+    )
+    result = train(tiny_model, TEXTS, config=settings, processing_class=tokenizer)
+    assert [bool(row["masked"]) for row in result.history] == [0, 0, 0, 1, 0, 0]
+    with pytest.raises(ValueError, match="selection is 'largest'"):
+        config(tmp_path, selection="largest")
+
+
 def test_options_come_from_a_file(tmp_path):
     file = tmp_path / "config.yaml"
     file.write_text(f"output_dir: {tmp_path}\nevery: 50\nhold: 2\nrescale: true\nuse_cpu: true\n")

@@ -4,11 +4,13 @@ import pytest
 import torch
 from datasets import Dataset
 from peft import LoraConfig
-from transformers import TrainerCallback
+from transformers import BitsAndBytesConfig, GPTNeoXForCausalLM, TrainerCallback
 from trl import DPOConfig, DPOTrainer, GRPOConfig, GRPOTrainer, SFTConfig, SFTTrainer
 
 from send.callback import SendCallback
+from send.config import SendConfig
 from send.hidden import HiddenTap, block_at
+from send.trainer import SendTrainer
 
 # TRL and PEFT call what Transformers has renamed.
 pytestmark = pytest.mark.filterwarnings("ignore:`(is_)?gradient_checkpointing:FutureWarning")
@@ -115,3 +117,42 @@ def test_reinforcement(tiny_model, tokenizer, tmp_path):
         processing_class=tokenizer, callbacks=[send],
     )  # fmt: skip
     assert_masked(send, fit(trainer, send), trainer.model)
+
+
+FOUR_BITS = {"load_in_4bit": True, "bnb_4bit_compute_dtype": "bfloat16"}
+
+
+def quantized(model, tokenizer, folder, **settings):
+    """A trainer of an adapter on a model of four bits, which is read from a folder."""
+    model.save_pretrained(folder / "model")
+    return SendTrainer(
+        str(folder / "model"),
+        SendConfig(str(folder), **{**SETTINGS, **OPTIONS, "every": "1", **settings}),
+        train_dataset=Dataset.from_dict({"text": TRACKED * 2}),
+        tracking_dataset=Dataset.from_dict({"text": TRACKED}),
+        processing_class=tokenizer,
+        quantization_config=BitsAndBytesConfig(**FOUR_BITS),
+        peft_config=LoraConfig(r=2),
+    )
+
+
+def test_a_quantized_model_is_asked_for(tiny_model, tokenizer, tmp_path, monkeypatch):
+    """Without a GPU: how it is loaded, and that the mask is on in half precision."""
+    asked = []
+
+    def load(_kind, _name, **options):
+        asked.append(options["quantization_config"])
+        return tiny_model.to(torch.bfloat16)
+
+    monkeypatch.setattr(GPTNeoXForCausalLM, "from_pretrained", classmethod(load))
+    trainer = quantized(tiny_model, tokenizer, tmp_path)
+    assert (asked[0].load_in_4bit, asked[0].bnb_4bit_compute_dtype) == (True, torch.bfloat16)
+    assert_masked(trainer.send, fit(trainer, trainer.send), trainer.model)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU")
+def test_an_adapter_is_trained_on_a_quantized_model(tiny_model, tokenizer, tmp_path):
+    pytest.importorskip("bitsandbytes")
+    trainer = quantized(tiny_model, tokenizer, tmp_path, use_cpu=False, bf16=True)
+    assert_masked(trainer.send, fit(trainer, trainer.send), trainer.model)
