@@ -8,7 +8,10 @@ import sys
 from pathlib import Path
 
 QUICK = ("bounds", "inertia", "ees", "lu_fill")
-LONG = ("truncation", "trace_estimators", "preconditioners", "closed_world", "accuracy")
+LONG = (
+    "truncation", "trace_estimators", "preconditioners", "wiki_training", "closed_world",
+    "accuracy",
+)  # fmt: skip
 
 
 def main() -> None:

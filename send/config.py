@@ -75,6 +75,9 @@ class SendConfig(SFTConfig):  # type: ignore[misc]  # mypy does not follow trl
     )
     kd_temperature: float = _option(1.0, "Divides the logits of both, in L_KD only.")
     kd_teacher_dtype: str = _option("auto", "Of a teacher that is loaded; 'auto': as in its files.")
+    kd_teacher_device_map: str | None = _option(
+        None, "Of a teacher that is loaded; 'auto': spread over all devices of the process."
+    )
     kd_cache: str | None = _option(
         None, "Folder for what the teacher says, computed once; if unset, at each step."
     )
@@ -85,10 +88,10 @@ class SendConfig(SFTConfig):  # type: ignore[misc]  # mypy does not follow trl
         steps_between(self.every)  # before a model or data are loaded
         check_selection(self.selection, self.drop_fraction)
         check_distillation(self.lambda_kd, self.kd_form, self.kd_temperature, self.kd_top_k)
-        # Or else several processes without an accelerator would train one model each.
-        self.use_cpu |= not torch.accelerator.is_available()
         if self.bf16 is None:
             self.bf16 = not (self.fp16 or self.use_cpu) and is_torch_bf16_gpu_available()
+        # Or else several processes without an accelerator would train one model each.
+        self.use_cpu |= not torch.accelerator.is_available()
         self.dataloader_pin_memory &= torch.accelerator.is_available()  # or PyTorch warns
         # The switch has a new name in Transformers, which warns of TRL's default under the old one.
         if getattr(self, "activation_checkpointing", False) is None:

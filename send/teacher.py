@@ -62,6 +62,8 @@ class Teacher:
         Where it is put; a model that is spread over devices stays where it is.
     dtype : str
         Of the weights, if they are loaded: "auto" for that of the file, or such as "bfloat16".
+    device_map : str, optional
+        For loading: "auto" spreads it over all devices that the process sees.
     trust_remote_code : bool
         Whether to run code that comes with the model.
 
@@ -77,6 +79,7 @@ class Teacher:
         *,
         device: torch.device | None = None,
         dtype: str = "auto",
+        device_map: str | None = None,
         trust_remote_code: bool = False,
     ) -> None:
         if dtype != "auto" and not isinstance(getattr(torch, dtype, None), torch.dtype):
@@ -85,6 +88,7 @@ class Teacher:
         self.source = model
         self.device = device
         self.dtype = dtype
+        self.device_map = device_map
         self.trust_remote_code = trust_remote_code
         self._model: PreTrainedModel | None = None
         self._home: torch.device | None = None
@@ -100,7 +104,10 @@ class Teacher:
         model: Any = self.source
         if not isinstance(model, nn.Module):
             model = AutoModelForCausalLM.from_pretrained(
-                model, dtype=self.dtype, trust_remote_code=self.trust_remote_code
+                model,
+                dtype=self.dtype,
+                device_map=self.device_map,
+                trust_remote_code=self.trust_remote_code,
             )
         if hasattr(model, "get_base_model"):  # PEFT: the adapter is in its layers
             model = model.get_base_model()
@@ -204,7 +211,12 @@ class Teacher:
     @torch.no_grad()
     def states(self, inputs: Mapping[str, Any], mask: torch.Tensor) -> torch.Tensor:
         """Return its last hidden states where a response token is predicted, shape (count, d)."""
-        inputs = {k: v for k, v in inputs.items() if k != "labels"}
+        here = device_of(self.model)
+        inputs = {
+            name: value.to(here) if isinstance(value, torch.Tensor) else value
+            for name, value in inputs.items()
+            if name != "labels"
+        }
         with torch.autocast(mask.device.type, enabled=False):
             output = self.model.base_model(**{**inputs, "use_cache": False})
         states: torch.Tensor = output.last_hidden_state

@@ -214,6 +214,7 @@ class SendTrainer(SFTTrainer):  # type: ignore[misc]  # mypy does not follow trl
                     teacher,
                     device=args.device,
                     dtype=args.kd_teacher_dtype,
+                    device_map=args.kd_teacher_device_map,
                     trust_remote_code=args.trust_remote_code,
                 ),
             )

@@ -498,6 +498,16 @@ def test_a_teacher_in_a_folder_is_the_same(tiny_model, teacher, tokenizer, tmp_p
     assert_same(trained[0], trained[2])
 
 
+def test_it_can_be_loaded_over_all_devices(tiny_model, tokenizer, tmp_path, folder):
+    """And a cache that it made so is that of the teacher in one piece."""
+    options = {"kd_cache": str(tmp_path / "cache")}
+    a_trainer(
+        tiny_model, tokenizer, tmp_path, folder, kd_teacher_device_map="auto", **options
+    ).train()
+    again = a_trainer(tiny_model, tokenizer, tmp_path, folder, **options)
+    assert again.distillation.teacher._model is None  # not loaded
+
+
 def test_its_precision_is_as_asked(tiny_model, tokenizer, tmp_path, folder):
     trainer = a_trainer(tiny_model, tokenizer, tmp_path, folder, kd_teacher_dtype="bfloat16")
     assert trainer.distillation.teacher.model.dtype == torch.bfloat16

@@ -141,27 +141,24 @@ def environment():
     return {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": path}
 
 
-def launched(*arguments, cwd=None):
+def launched(launcher, *arguments, processes=2, precision="no"):
     """Run Accelerate's launcher; return what it gave."""
-    launcher = [sys.executable, "-m", "accelerate.commands.launch"]
-    processes = ["--num_processes", "2", "--mixed_precision", "no", "--main_process_port", "0"]
-    command = [*launcher, *arguments[0], *processes, *map(str, arguments[1:])]
+    command = [
+        sys.executable, "-m", "accelerate.commands.launch", *launcher,
+        "--num_processes", processes, "--mixed_precision", precision, "--main_process_port", 0,
+        *arguments,
+    ]  # fmt: skip
     return subprocess.run(
-        command,
-        env=environment(),
-        capture_output=True,
-        text=True,
-        check=False,
-        cwd=cwd,
-        timeout=120,
-    )
+        list(map(str, command)), env=environment(), capture_output=True, text=True, check=False,
+        timeout=300,
+    )  # fmt: skip
 
 
 @pytest.fixture(scope="module", params=LAUNCHERS)
 def runs(request, tmp_path_factory):
     """What two processes saw: (kind, folder, standard output, the notes of each)."""
     folder = prepared(tmp_path_factory.mktemp(request.param))
-    done = launched(LAUNCHERS[request.param], __file__, folder, cwd=folder)
+    done = launched(LAUNCHERS[request.param], __file__, folder)
     assert done.returncode == 0, done.stderr[-3000:]
     notes = [json.loads((folder / f"rank{rank}.json").read_text()) for rank in (0, 1)]
     return request.param, folder, done.stdout, notes
@@ -258,6 +255,23 @@ def test_by_torchrun_from_a_clean_folder(tmp_path):
     failed = run("train", "--model", "nowhere", "--data", "nowhere.jsonl", "--use_cpu", "true")
     assert failed.returncode != 0
     assert "send (process 0): there is no file nowhere.jsonl" in failed.stderr
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU")
+@pytest.mark.parametrize("recipe", ["ddp", "fsdp2", "zero3"])
+def test_each_recipe_trains_on_a_gpu(tmp_path, recipe):
+    if recipe == "zero3":
+        pytest.importorskip("deepspeed")
+    folder = prepared(tmp_path)
+    launcher = ["--config_file", cli.RECIPES / "accelerate" / f"{recipe}.yaml"]
+    training = ["-m", "send", *options(folder, "out")]
+    done = launched(launcher, *training, processes=1, precision="bf16")
+    assert done.returncode == 0, done.stderr[-3000:]
+    history = json.loads((folder / "out" / "send_history.json").read_text())
+    assert [len(row["masked"]) for row in history] == [0, 0, 3, 3, 3, 3]
+    assert history[-1]["tracking_loss"] < history[0]["tracking_loss"]
+    AutoModelForCausalLM.from_pretrained(folder / "out")
 
 
 if __name__ == "__main__":

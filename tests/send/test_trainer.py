@@ -395,6 +395,14 @@ def test_precision_is_what_the_machine_has(tmp_path, monkeypatch, machine, optio
     assert SendConfig(str(tmp_path), **options).bf16 is expected
 
 
+@pytest.mark.parametrize("there", [True, False])
+def test_without_an_accelerator_it_is_the_cpu_by_name(tmp_path, monkeypatch, there):
+    """Or else Trainer takes several processes there for as many trainings of their own."""
+    monkeypatch.setattr(torch.accelerator, "is_available", lambda: there)
+    assert SendConfig(str(tmp_path)).use_cpu is not there
+    assert SendConfig(str(tmp_path), use_cpu=True).use_cpu
+
+
 def test_the_machine_without_accelerator_trains_without_a_warning(tiny_model, tokenizer, tmp_path):
     """On a CPU that is not asked for, too: warnings are errors here."""
     settings = config(tmp_path, use_cpu=False, num_train_epochs=1)
