@@ -45,7 +45,7 @@ def options(folder, out, **changed):
     """The arguments of `send train` that these settings make."""
     given = {
         "model": folder / "model", "data": folder / "rows.jsonl", "output_dir": folder / out,
-        **SETTINGS, **changed,
+        "prompt_data": folder / "asked.jsonl", **SETTINGS, **changed,
     }  # fmt: skip
     flags = [
         [f"--{name}"] if value == "" else [f"--{name}", value] for name, value in given.items()
@@ -111,7 +111,7 @@ def main(folder):
     assert cli.main(options(folder, "broken", resume="", **half)) == 0
     whole, _, resumed = seen
     found = {
-        "histories": [whole.send.history, resumed.send.history],
+        "histories": [trainer._joined(t.send.history, t.evaluation) for t in (whole, resumed)],
         "log": whole.state.log_history,
         "written": written,
         "kind": whole.accelerator.distributed_type.value,
@@ -132,6 +132,9 @@ def prepared(folder):
     tokenizer.save_pretrained(folder / "model")
     rows = WORLD.finetuning_rows()
     (folder / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    questions = WORLD.questions("new", limit=4)
+    asked = [{"prompt": q.prompt, "completion": f" {q.answer}"} for q in questions]
+    (folder / "asked.jsonl").write_text("".join(json.dumps(row) + "\n" for row in asked))
     return folder
 
 
@@ -196,7 +199,10 @@ def test_the_masks_are_those_of_one_process(runs, alone):
 def test_losses_and_scores_are_those_of_one_process(runs, alone):
     history, expected = runs[3][0]["histories"][0], alone[1]
     for row, other in zip(history, expected, strict=True):
-        for name in ("train_loss", "tracking_loss", "eigenscore", "loss_jump", "sensitivity"):
+        for name in (
+            "train_loss", "tracking_loss", "eigenscore", "loss_jump", "sensitivity",
+            "eval_loss", "eval_entropy", "eval_eigenscore",
+        ):  # fmt: skip
             assert (row[name] is None) is (other[name] is None), name
             if row[name] is not None:
                 assert row[name] == pytest.approx(other[name], rel=1e-3, abs=1e-4), name
@@ -219,7 +225,8 @@ def test_one_process_writes_and_speaks(runs):
     saved = [Path(path).parent for path in first["written"] if "send_state" in path]
     expected = [Path("whole", f"checkpoint-{step}") for step in (3, 6, 9, 10)]
     assert saved[: len(expected)] == expected
-    assert first["written"].count("whole/send_history.json") == 1
+    for name in ("send_history.json", "send_history.csv", "send_run.png"):
+        assert first["written"].count(f"whole/{name}") == 1
     assert second["written"] == []
     assert output.count("6 checkpoints; the model is in") == 2  # whole, and resumed
 
