@@ -145,10 +145,13 @@ class SendCallback(TrainerCallback):  # type: ignore[misc]  # mypy does not foll
         Parameters
         ----------
         trainer : Trainer
-            Made without this callback.
+            If it has this callback already, that is moved to the front.
         """
         self._before_reporters = True
-        trainer.callback_handler.callbacks.insert(0, self)
+        callbacks = trainer.callback_handler.callbacks
+        if self in callbacks:
+            callbacks.remove(self)
+        callbacks.insert(0, self)
 
     @property
     def history(self) -> list[Row]:

@@ -260,8 +260,14 @@ def test_what_report_to_names_shows_the_measurements(
     assert chosen["send/sensitivity_mean"] == pytest.approx(np.mean(send.history[2]["sensitivity"]))
     assert "before it" not in caplog.text
     late = SendCallback(TRACKED, **QUICK)
-    fit(tiny_model, tokenizer, tmp_path, late, report_to="tensorboard", max_steps=1)
+    settings = {"report_to": "tensorboard", "max_steps": 1}
+    trainer = trainer_of(tiny_model, tokenizer, tmp_path, late, **settings)
+    trainer.train()
     assert "tensorboard will not show what SendCallback measures" in caplog.text
+    late.add_to(trainer)
+    callbacks = trainer.callback_handler.callbacks
+    assert callbacks[0] is late
+    assert callbacks.count(late) == 1
 
 
 @pytest.mark.parametrize(("every", "settings"), [("epoch", {"num_train_epochs": 5.5}),
