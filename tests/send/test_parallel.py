@@ -222,7 +222,7 @@ def test_one_process_writes_and_speaks(runs):
     saved = [Path(path).parent for path in first["written"] if "send_state" in path]
     expected = [Path("whole", f"checkpoint-{step}") for step in (3, 6, 9, 10)]
     assert saved[: len(expected)] == expected
-    assert first["written"].count("whole/send_history.json") == 1
+    assert sum(path.startswith("whole/send_history.json") for path in first["written"]) == 1
     assert second["written"] == []
     assert output.count("6 checkpoints; the model is in") == 2  # whole, and resumed
 
