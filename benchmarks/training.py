@@ -61,7 +61,7 @@ class Size:
 
 
 SIZES = {
-    "cpu": Size(width=256, blocks=6, heads=4, tokens=128, batch=8, steps=36, every=6, turns=5),
+    "cpu": Size(width=192, blocks=4, heads=4, tokens=128, batch=8, steps=36, every=6, turns=5),
     "gpu": Size(
         width=2048, blocks=16, heads=8, tokens=512, batch=8, steps=48, every=8, turns=5,
         vocabulary=50_304, bf16=True, more={"gradient_checkpointing": False},
