@@ -11,17 +11,20 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from accelerate import PartialState
 from torch import nn
 from transformers import PreTrainedTokenizerBase, TrainerCallback, TrainingArguments
 from transformers.trainer_callback import TrainerControl, TrainerState
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, has_length
 
 from send.checkpoint import (
+    Rotation,
     Row,
     SendState,
     find_checkpoint,
     load_renamed_weights,
     read_state,
+    saving,
     write_state,
 )
 from send.data import as_dataset
@@ -178,6 +181,7 @@ class SendCallback(TrainerCallback):  # type: ignore[misc]  # mypy does not foll
         self.mask: SensitivityMask | None = None
         self.history: list[Row] = []
         self._unlogged: Row = {}
+        self._rotation: Rotation | None = None
         self._check()
 
     def _check(self) -> None:
@@ -210,6 +214,7 @@ class SendCallback(TrainerCallback):  # type: ignore[misc]  # mypy does not foll
         self._tracking = self._read(model, tokenizer)
         self.mask = SensitivityMask(model, self.layer, rescale=self.rescale)
         self._check_share(self.mask.size)
+        self._rotation = Rotation(args)
         if state.global_step > 0:
             folder = find_checkpoint(self._places(args, state), state.global_step)
             self._restore(folder, model, state)
@@ -249,8 +254,11 @@ class SendCallback(TrainerCallback):  # type: ignore[misc]  # mypy does not foll
     ) -> None:
         """Write into the new checkpoint folder what resuming needs."""
         folder = _checkpoint_folder(args, state.global_step)
+        PartialState().wait_for_everyone()  # each process has written its random state
         if not folder.is_dir():
             logger.warning("%s does not exist: this checkpoint cannot be resumed from", folder)
+        elif args.save_only_model:
+            logger.warning("%s holds the model only: it cannot be resumed from", folder)
         elif args.should_save:
             saved = SendState(
                 step=state.global_step,
@@ -258,7 +266,10 @@ class SendCallback(TrainerCallback):  # type: ignore[misc]  # mypy does not foll
                 history=self.history,
                 identity=self._identity(),
             )
-            write_state(saved, folder)
+            with saving(folder.name, folder.parent):
+                write_state(saved, folder)
+            if self._rotation is not None:
+                self._rotation.keep(folder, state.best_model_checkpoint)
 
     def on_train_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **event: Any
@@ -273,6 +284,8 @@ class SendCallback(TrainerCallback):  # type: ignore[misc]  # mypy does not foll
         """Take the mask off the model; only a training that ended by an exception needs this."""
         if self.mask is not None:
             self.mask.remove()
+        if self._rotation is not None:
+            self._rotation.give_back()
 
     # One checkpoint -----------------------------------------------------------------------------
 

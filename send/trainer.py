@@ -15,13 +15,15 @@ from transformers import (
     PreTrainedTokenizerBase,
     TrainerCallback,
 )
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 from trl import SFTTrainer
 
 from send.callback import SendCallback
-from send.checkpoint import Row, last_checkpoint
+from send.checkpoint import Row, check_complete, last_checkpoint, saving, write_atomically
 from send.config import SendConfig
 from send.data import as_dataset, split_tracking
 from send.plotting import plot_history, plot_sensitivity
+from send.running import RunningSums
 
 if TYPE_CHECKING:
     from datasets import Dataset, IterableDataset
@@ -162,6 +164,8 @@ class SendTrainer(SFTTrainer):  # type: ignore[misc]  # mypy does not follow trl
         )
         # First, so that progress bars and trackers see what it adds to the logs.
         self.callback_handler.callbacks.insert(0, self.send)
+        self._sums = RunningSums(self)
+        self.add_callback(self._sums)
 
     def train(
         self,
@@ -175,7 +179,7 @@ class SendTrainer(SFTTrainer):  # type: ignore[misc]  # mypy does not follow trl
         ----------
         resume_from_checkpoint : str, Path or bool, optional
             A checkpoint folder, or True. A folder that a killed process left half written is
-            passed over, which `Trainer` would not do.
+            passed over, which `Trainer` would not do, and refused if it is named.
         trial, ignore_keys_for_eval
             As for `Trainer.train`.
 
@@ -186,7 +190,9 @@ class SendTrainer(SFTTrainer):  # type: ignore[misc]  # mypy does not follow trl
         Raises
         ------
         ValueError
-            If there is nothing to resume from.
+            If there is nothing to resume from, or the folder is not a complete checkpoint.
+        OSError
+            If a checkpoint cannot be written, as on a full disk. The one before is kept.
         """
         folder = resume_from_checkpoint or None
         if folder is True:
@@ -194,13 +200,23 @@ class SendTrainer(SFTTrainer):  # type: ignore[misc]  # mypy does not follow trl
             if folder is None:
                 msg = f"there is no complete checkpoint in {self.args.output_dir} to resume from."
                 raise ValueError(msg)
+        elif folder is not None:
+            check_complete(folder)
         self.send.resume_from = folder
+        self._sums.folder = None if folder is None else Path(folder)
         try:
             return super().train(
                 None if folder is None else str(folder), trial, ignore_keys_for_eval
             )
         finally:
             self.send.close()
+
+    def _save_checkpoint(self, model: Any, trial: Any) -> None:
+        folder = Path(self._get_output_dir(trial=trial))
+        checkpoint = f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}"
+        with saving(checkpoint, folder):
+            super()._save_checkpoint(model, trial)
+            self._sums.write(folder / checkpoint)
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -236,9 +252,11 @@ class SendResult:
             Made if it is not there.
         """
         model: Any = self.model
-        model.save_pretrained(folder)
-        self.processing_class.save_pretrained(folder)
-        (Path(folder) / "send_history.json").write_text(json.dumps(self.history, indent=1))
+        with saving("the model", folder):
+            model.save_pretrained(folder)
+            self.processing_class.save_pretrained(folder)
+            history = json.dumps(self.history, indent=1).encode()
+            write_atomically(Path(folder) / "send_history.json", history)
 
     def plot_scores(self, *, ax: Axes | None = None) -> Axes:
         """Plot EigenScore and loss over the checkpoints: `send.plotting.plot_history`."""

@@ -26,8 +26,8 @@ SPECDENS = """
 
 SEND = """
     gram scores sensitivity hidden embeddings _generation sampling score_table scorer masking data
-    tracking checkpoint world.words world.facts world.population world.rows world.tokens
-    world.closed_world world.rates world.__init__ plotting callback config trainer __init__
+    tracking manifest checkpoint world.words world.facts world.population world.rows world.tokens
+    world.closed_world world.rates world.__init__ plotting callback config running trainer __init__
     experiment demo cli __main__
 """
 
@@ -48,7 +48,7 @@ HEAVY = {
 
 OF_MODELS = """
     hidden embeddings _generation sampling scorer masking tracking checkpoint callback config
-    trainer world.tokens experiment
+    running trainer world.tokens experiment
 """
 """The files of `send` that handle models: these import torch and transformers right away."""
 
