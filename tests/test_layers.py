@@ -25,9 +25,10 @@ SPECDENS = """
 """
 
 SEND = """
-    gram scores sensitivity hidden embeddings _generation sampling score_table scorer masking data
-    tracking manifest checkpoint world.words world.facts world.population world.rows world.tokens
-    world.closed_world world.rates world.__init__ plotting callback config running trainer __init__
+    gram scores sensitivity hidden embeddings _generation sampling score_table scorer masking shapes
+    lines data tracking manifest checkpoint world.words world.facts world.population world.rows
+    world.tokens world.closed_world world.rates world.__init__ plotting callback config running
+    trainer __init__
     experiment demo cli __main__
 """
 
