@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import logging
+import pickle
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from torch import nn
 from transformers import (
@@ -24,6 +26,7 @@ from send.config import SendConfig
 from send.data import as_dataset, split_tracking
 from send.plotting import plot_history, plot_sensitivity
 from send.running import RunningSums
+from send.tracking import IGNORED
 
 if TYPE_CHECKING:
     from datasets import Dataset, IterableDataset
@@ -32,6 +35,47 @@ if TYPE_CHECKING:
     from peft import PeftConfig
 
 __all__ = ["SendResult", "SendTrainer", "train"]
+
+logger = logging.getLogger(__name__)
+
+
+Rows: TypeAlias = "Dataset | Sequence[Any] | str | Path"
+"""What `send.data.as_dataset` takes."""
+
+
+def _rows(data: Rows | IterableDataset, args: SendConfig) -> Dataset | IterableDataset:
+    from datasets import IterableDataset
+
+    if isinstance(data, IterableDataset):
+        return data
+    return as_dataset(data, text_column=args.dataset_text_field)
+
+
+def _with_labels(tokenized: Any, given: Any) -> Any:
+    """Return the rows of which a token is trained on; TRL leaves out some, without a word."""
+    if "labels" not in (getattr(tokenized, "column_names", None) or ()):
+        return tokenized
+    rows = tokenized.filter(_is_trained_on)
+    if not hasattr(rows, "__len__"):
+        return rows
+    if not len(rows):
+        msg = (
+            f"none of the {len(given)} training rows has a token to train on: each is a single "
+            "token, or its prompt alone fills max_length."
+        )
+        raise ValueError(msg)
+    if len(rows) < len(given):
+        logger.warning(
+            "left out %d of %d training rows without a token to train on, such as rows whose "
+            "prompt alone fills max_length",
+            len(given) - len(rows),
+            len(given),
+        )
+    return rows
+
+
+def _is_trained_on(row: dict[str, Any]) -> bool:
+    return any(label != IGNORED for label in row["labels"][1:])  # the first is not predicted
 
 
 def _check_columns(dataset: Dataset | IterableDataset, args: SendConfig) -> None:
@@ -98,10 +142,12 @@ class SendTrainer(SFTTrainer):  # type: ignore[misc]  # mypy does not follow trl
         A causal language model, or where it is.
     args : SendConfig, optional
         All settings.
-    train_dataset : datasets.Dataset or IterableDataset
+    train_dataset : datasets.Dataset, list of dict, list of str, str, Path or IterableDataset
         Columns ``text`` (or ``args.dataset_text_field``), or ``prompt`` and ``completion``, or
-        ``messages``, or ``input_ids``. A stream needs a `tracking_dataset` and ``args.max_steps``.
-    tracking_dataset : datasets.Dataset, optional
+        ``messages``, or ``input_ids``. Rows that are broken, empty, or without a token to train on
+        are left out, with a warning, except from a stream, which moreover needs a
+        `tracking_dataset` and ``args.max_steps``.
+    tracking_dataset : as train_dataset, optional
         Rows of the same shape that are not trained on. Without it ``args.tracking_fraction`` of the
         training rows, chosen by ``args.seed``, are kept apart.
     eval_dataset, processing_class, data_collator, callbacks, optimizers, quantization_config
@@ -124,13 +170,15 @@ class SendTrainer(SFTTrainer):  # type: ignore[misc]  # mypy does not follow trl
     SenD (arXiv:2410.15460), Algorithm 2.
     """
 
+    train_dataset: Any  # mypy does not follow trl
+
     def __init__(
         self,
         model: str | PreTrainedModel,
         args: SendConfig | None = None,
         *,
-        train_dataset: Dataset | IterableDataset,
-        tracking_dataset: Dataset | None = None,
+        train_dataset: Rows | IterableDataset,
+        tracking_dataset: Rows | None = None,
         eval_dataset: Dataset | dict[str, Dataset] | None = None,
         processing_class: PreTrainedTokenizerBase | None = None,
         data_collator: Any = None,
@@ -140,6 +188,7 @@ class SendTrainer(SFTTrainer):  # type: ignore[misc]  # mypy does not follow trl
         peft_config: PeftConfig | None = None,
     ) -> None:
         args = SendConfig() if args is None else args
+        train_dataset = _rows(train_dataset, args)
         _check_columns(train_dataset, args)
         if args.eval_strategy != "no" and eval_dataset is None:
             msg = (
@@ -149,6 +198,8 @@ class SendTrainer(SFTTrainer):  # type: ignore[misc]  # mypy does not follow trl
             raise ValueError(msg)
         if tracking_dataset is None:
             train_dataset, tracking_dataset = _split(train_dataset, args)
+        else:
+            tracking_dataset = as_dataset(tracking_dataset, text_column=args.dataset_text_field)
         self.send = _callback(tracking_dataset, args)
         super().__init__(
             model,
@@ -162,6 +213,8 @@ class SendTrainer(SFTTrainer):  # type: ignore[misc]  # mypy does not follow trl
             quantization_config=quantization_config,
             peft_config=peft_config,
         )
+        if not args.packing:
+            self.train_dataset = _with_labels(self.train_dataset, train_dataset)
         # First, so that progress bars and trackers see what it adds to the logs.
         self.callback_handler.callbacks.insert(0, self.send)
         self._sums = RunningSums(self)
@@ -190,7 +243,8 @@ class SendTrainer(SFTTrainer):  # type: ignore[misc]  # mypy does not follow trl
         Raises
         ------
         ValueError
-            If there is nothing to resume from, or the folder is not a complete checkpoint.
+            If there is nothing to resume from, the folder is not a complete checkpoint, or a file
+            in it is a pickle of more than tensors and plain values, which is never run.
         OSError
             If a checkpoint cannot be written, as on a full disk. The one before is kept.
         """
@@ -208,6 +262,9 @@ class SendTrainer(SFTTrainer):  # type: ignore[misc]  # mypy does not follow trl
             return super().train(
                 None if folder is None else str(folder), trial, ignore_keys_for_eval
             )
+        except pickle.UnpicklingError as error:
+            msg = f"{folder} has a file that holds more than tensors; it was not loaded. {error}"
+            raise ValueError(msg) from error
         finally:
             self.send.close()
 
@@ -269,10 +326,10 @@ class SendResult:
 
 def train(
     model: str | Path | PreTrainedModel,
-    train_dataset: Dataset | IterableDataset | Sequence[Any] | str | Path,
+    train_dataset: Rows | IterableDataset,
     *,
-    tracking_dataset: Dataset | Sequence[Any] | str | Path | None = None,
-    eval_dataset: Dataset | Sequence[Any] | str | Path | None = None,
+    tracking_dataset: Rows | None = None,
+    eval_dataset: Rows | None = None,
     config: SendConfig | None = None,
     processing_class: PreTrainedTokenizerBase | None = None,
     callbacks: list[TrainerCallback] | None = None,
@@ -341,17 +398,11 @@ def train(
     >>> [len(row["masked"]) for row in result.history]
     [0, 0, 3, 3, 3, 3, 3]
     """
-    from datasets import IterableDataset
-
     trainer = SendTrainer(
         str(model) if isinstance(model, Path) else model,
         config,
-        train_dataset=(
-            train_dataset
-            if isinstance(train_dataset, IterableDataset)
-            else as_dataset(train_dataset)
-        ),
-        tracking_dataset=None if tracking_dataset is None else as_dataset(tracking_dataset),
+        train_dataset=train_dataset,
+        tracking_dataset=tracking_dataset,
         eval_dataset=None if eval_dataset is None else as_dataset(eval_dataset),
         processing_class=processing_class,
         callbacks=callbacks,
