@@ -121,8 +121,10 @@ class SendCallback(TrainerCallback):  # type: ignore[misc]  # mypy does not foll
     -----
     In each saved checkpoint a file ``send_state.safetensors`` holds what resuming needs, so that a
     resumed training goes on exactly as if it had not stopped; only of a training loss that is
-    logged across the stop `Trainer` forgets the first part. Each process of a distributed training
-    makes the same measurements and chooses the same mask; the main one writes.
+    logged across the stop `Trainer` forgets the first part, which `SendTrainer` remembers. During
+    the training ``args.save_total_limit`` is None: the callback deletes old checkpoints, when the
+    new one is complete. Each process of a distributed training makes the same measurements and
+    chooses the same mask; the main one writes.
 
     References
     ----------

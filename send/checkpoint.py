@@ -208,7 +208,10 @@ def _advice(folder: Path) -> str:
     last = last_checkpoint(folder)
     if last is None:
         return f"There is no complete checkpoint in {folder}; begin again."
-    return f"The last complete checkpoint is {last}: resume from that."
+    return (
+        f"The last complete checkpoint is {last}: resume from that with "
+        "resume_from_checkpoint=True, or send train --resume."
+    )
 
 
 @contextlib.contextmanager
@@ -238,7 +241,7 @@ def saving(what: str, folder: str | Path) -> Iterator[None]:
         reason = "PyTorch could not write all of a file" if by_torch else reason
         msg = (
             f"{what} could not be written into {folder}: {reason}. Is the disk full? "
-            f"{_advice(Path(folder))} (resume_from_checkpoint=True, or send train --resume)"
+            f"{_advice(Path(folder))}"
         )
         raise OSError(msg) from error
 

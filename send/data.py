@@ -155,16 +155,22 @@ def _from_file(path: Path, split: str, shapes: Sequence[Shape]) -> Dataset:
     checked = None if builder == "parquet" else _checked(numbered_rows(path), str(path), shapes)
     if checked is not None and builder == "csv":
         return Dataset.from_list(list(_good_rows(path, checked)))
-    if checked is not None and checked.faults:
-        return _by_way_of_a_file(_good_rows(path, checked), split)
     try:
-        return load_dataset(builder, data_files=str(path), split=split)
+        if checked is not None and checked.faults:
+            dataset = _by_way_of_a_file(_good_rows(path, checked), split)
+        else:
+            dataset = load_dataset(builder, data_files=str(path), split=split)
     except (DatasetGenerationError, ValueError) as error:
         deepest: BaseException = error
         while deepest.__cause__ is not None:
             deepest = deepest.__cause__
         msg = f"{path} cannot be read: {' '.join(str(deepest).split())}"
         raise ValueError(msg) from error
+    if checked is not None and checked.shape.kind == "text":
+        kinds = [dataset.features[column].dtype for column in checked.shape.columns]
+        if set(kinds) != {"string"}:  # datasets takes texts that are all dates for dates
+            return Dataset.from_list(list(_good_rows(path, checked)))
+    return dataset
 
 
 def _good_rows(path: Path, checked: Checked) -> Iterator[dict[str, Any]]:

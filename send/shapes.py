@@ -78,12 +78,21 @@ class Shape:
             return False
         if self.kind == "sentences":
             return all(isinstance(sentence, str) for sentence in value)
-        return all(isinstance(m, dict) and {"role", "content"} <= m.keys() for m in value)
+        return all(_is_message(message) for message in value)
 
     @property
     def expected(self) -> str:
         """What a column holds, in words."""
         return {"text": "text", "chat": CHAT, "sentences": "a list of texts"}[self.kind]
+
+
+def _is_message(value: Any) -> bool:
+    # Contents are texts, or parts; none where a tool is called.
+    return (
+        isinstance(value, dict)
+        and isinstance(value.get("role"), str)
+        and isinstance(value.get("content", 0), (str, list, type(None)))
+    )
 
 
 def _texts(value: Any) -> list[str]:

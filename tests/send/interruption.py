@@ -36,21 +36,26 @@ def model_and_tokenizer():
     return GPT2LMHeadModel(config), tokenizer
 
 
-def outcome(folder):
+def outcome(folder, last=LAST):
     """Everything that the last checkpoint of a training holds."""
-    checkpoint = Path(folder) / f"checkpoint-{LAST}"
+    checkpoint = Path(folder) / f"checkpoint-{last}"
     check_complete(checkpoint)
     send = read_state(checkpoint)
     sums = checkpoint / "send_running_sums.json"  # of a SendTrainer
+    log = json.loads((checkpoint / "trainer_state.json").read_text())["log_history"]
+    timeless = [
+        {k: v for k, v in row.items() if not k.endswith(("_runtime", "_per_second"))} for row in log
+    ]
+    (weights,) = checkpoint.glob("*model.safetensors")  # or those of an adapter
     return {
         "sums": json.loads(sums.read_text()) if sums.is_file() else None,
-        "weights": load_file(checkpoint / "model.safetensors"),
+        "weights": load_file(weights),
         "optimizer": torch.load(checkpoint / "optimizer.pt"),
         "schedule": torch.load(checkpoint / "scheduler.pt"),
         "random": torch.load(checkpoint / "rng_state.pth", weights_only=False),
         "embeddings": send.embeddings,
         "history": send.history,
-        "log": json.loads((checkpoint / "trainer_state.json").read_text())["log_history"],
+        "log": timeless,
     }
 
 

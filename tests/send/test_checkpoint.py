@@ -8,6 +8,7 @@ import shutil
 
 import pytest
 import torch
+from peft import LoraConfig
 from safetensors import safe_open
 from safetensors.numpy import save_file
 from transformers import TrainerCallback
@@ -210,16 +211,22 @@ def test_old_checkpoints_go_when_the_new_one_is_complete(tmp_path):
     "settings",
     [
         {"every": 4, "window": 4, "hold": 1, "save_steps": 5},
-        {"every": "epoch", "gradient_accumulation_steps": 4, "per_device_train_batch_size": 1},
-        {"logging_strategy": "epoch", "save_strategy": "epoch", "gradient_accumulation_steps": 4},
+        {"every": "epoch", "save_strategy": "epoch", "gradient_accumulation_steps": 4},
+        {"eval_strategy": "steps", "eval_steps": 4, "load_best_model_at_end": True},
+        {"peft_config": LoraConfig(r=2, lora_dropout=0.1, target_modules=["c_attn"])},
     ],
-    ids=["window of 4", "epochs", "saved at epochs"],
+    ids=["window of 4", "epochs", "best model", "adapter"],
 )
+@pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`:FutureWarning")
+@pytest.mark.filterwarnings("ignore:`gradient_checkpointing:FutureWarning")
+@pytest.mark.filterwarnings("ignore:fan_in_fan_out:UserWarning")
 def test_stopped_twice_it_ends_as_if_unbroken(tmp_path, settings):
     unbroken, broken = str(tmp_path / "unbroken"), str(tmp_path / "broken")
     a_trainer(unbroken, **settings).train()
-    for resume, step in ((None, 11), (True, 17)):
+    for resume, step in ((None, 14), (True, 22)):
         with pytest.raises(Stopped):
             a_trainer(broken, StopAt(step), **settings).train(resume)
-    a_trainer(broken, **settings).train(True)
+    trainer = a_trainer(broken, **settings)
+    trainer.train(True)
     assert_equal(outcome(broken), outcome(unbroken))
+    assert trainer.state.max_steps == LAST

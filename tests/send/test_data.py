@@ -104,6 +104,18 @@ def test_words_and_numbers_in_csv_are_texts(tmp_path):
     assert load_prompts(write(tmp_path / "n.csv", "prompt\n12\n013\n")) == ["12", "013"]
 
 
+@pytest.mark.parametrize("more", ["", "{\n"], ids=["as it is", "with a broken row"])
+def test_dates_in_json_are_texts(tmp_path, more):
+    rows = [{"prompt": "When?", "completion": f"190{i}-01-01"} for i in range(3)]
+    assert list(load_texts(write(tmp_path / "t.jsonl", lines(rows) + more))) == rows
+
+
+def test_a_chat_that_calls_a_tool(tmp_path):
+    call = {"role": "assistant", "content": None, "tool_calls": [{"name": "f"}]}
+    rows = [{"messages": [*CHAT[:1], call]}]
+    assert list(load_texts(write(tmp_path / "t.jsonl", lines(rows)))) == rows
+
+
 def test_a_suffix_may_be_in_capitals(tmp_path):
     assert load_texts(write(tmp_path / "T.JSON", '[{"text": "a"}]'))["text"][:] == ["a"]
 
@@ -188,6 +200,7 @@ def test_empty_rows_are_left_out_and_said_so(tmp_path, caplog):
         ("t.json", '[{"sentences": [null, "a"]}]', "sentences is .*; expected a list of texts"),
         ("t.json", '[{"messages": ["a", "b"]}]', "messages is .*; expected messages, each with"),
         ("t.json", '[{"messages": [{"from": "x", "value": "y"}]}]', "expected messages, each with"),
+        ("t.json", '[{"messages": [{"role": "user", "content": 3}]}]', "expected messages, each"),
         ("t.csv", "messages\nhello\n", "messages is 'hello'; expected messages"),
         (
             "t.json",

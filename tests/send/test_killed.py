@@ -28,7 +28,7 @@ from tests.send.interruption import LAST, assert_equal, model_and_tokenizer, out
 ROOT = Path(__file__).parents[2]
 
 
-def a_trainer(folder, *callbacks, **settings):
+def a_trainer(folder, *callbacks, peft_config=None, **settings):
     """A training with all that may go wrong in it: accumulation, logs and saves out of step."""
     model, tokenizer = model_and_tokenizer()
     config = SendConfig(
@@ -45,8 +45,10 @@ def a_trainer(folder, *callbacks, **settings):
         config,
         train_dataset=Dataset.from_dict({"text": sentences(0, 30)}),
         tracking_dataset=Dataset.from_dict({"text": sentences(1, 6)}),
+        eval_dataset=Dataset.from_dict({"text": sentences(2, 6)}),
         processing_class=tokenizer,
         callbacks=list(callbacks),
+        peft_config=peft_config,
     )
 
 

@@ -264,6 +264,12 @@ def test_a_state_of_another_training_is_refused(tmp_path):
         a_trainer(tmp_path / "here").train(resume_from_checkpoint=True)
 
 
+def test_a_checkpoint_without_its_optimizer_is_refused(tmp_path):
+    (interrupted(tmp_path) / "optimizer.pt").unlink()  # Trainer would begin with a new one
+    with pytest.raises(ValueError, match=r"optimizer\.pt is missing.* is \S+/checkpoint-10: res"):
+        a_trainer(tmp_path).train(resume_from_checkpoint=True)
+
+
 def test_a_state_of_another_step_is_refused(tmp_path):
     checkpoint = interrupted(tmp_path)
     with pytest.raises(ValueError, match="resumes at step 10, but there is no"):
