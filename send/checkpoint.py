@@ -25,7 +25,7 @@ from torch import nn
 from transformers import PreTrainedModel, TrainingArguments
 from transformers.trainer_utils import rotate_checkpoints, sort_checkpoints
 
-from send.manifest import Manifest, fault_of, flush, flush_names, manifest
+from send.manifest import Manifest, fault_of, flush, flush_names, manifest, sync
 
 __all__ = [
     "Rotation",
@@ -113,7 +113,7 @@ def write_atomically(file: Path, content: bytes) -> None:
         with unfinished.open("wb") as target:
             target.write(content)
             target.flush()
-            os.fsync(target.fileno())
+            sync(target.fileno())
         unfinished.replace(file)
     finally:
         unfinished.unlink(missing_ok=True)
@@ -165,11 +165,11 @@ def _read(folder: Path) -> tuple[SendState, Manifest]:
         if texts["digest"] != _digest(embeddings, texts):
             msg = f"{file} is broken (its checksum differs); resume from another checkpoint."
             raise ValueError(msg)
-        plain, files = json.loads(texts["send"]), json.loads(texts["files"])
+        state = SendState(embeddings=embeddings, **json.loads(texts["send"]))
+        return state, json.loads(texts["files"])
     except (SafetensorError, KeyError, TypeError, json.JSONDecodeError) as error:
         msg = f"{file} is broken ({error}); resume from another checkpoint."
         raise ValueError(msg) from error
-    return SendState(embeddings=embeddings, **plain), files
 
 
 def _fault(folder: Path) -> str | None:

@@ -6,12 +6,13 @@ that looks like one. A list made when all was written, and flushed, tells the tw
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 from pathlib import Path, PurePosixPath
 from typing import TypeAlias
 
-__all__ = ["Manifest", "fault_of", "flush", "manifest"]
+__all__ = ["Manifest", "fault_of", "flush", "flush_names", "manifest", "sync"]
 
 Manifest: TypeAlias = dict[str, tuple[int, str]]
 """From the path of a file in the folder to its size in bytes and its fingerprint."""
@@ -89,18 +90,39 @@ def flush(folder: Path) -> None:
     for file in folder.rglob("*"):
         if file.is_file():
             with file.open("r+b") as content:
-                os.fsync(content.fileno())
+                sync(content.fileno())
     flush_names(folder)
 
 
 def flush_names(folder: Path) -> None:
-    """Wait until the names of the files in a folder are on the disk, where the system has that."""
+    """Wait until the names of the files in a folder are on the disk, where the system has that.
+
+    Parameters
+    ----------
+    folder : Path
+        Any folder.
+    """
     if os.name == "posix":
         names = os.open(folder, os.O_RDONLY)
         try:
-            os.fsync(names)
+            sync(names)
         finally:
             os.close(names)
+
+
+def sync(descriptor: int) -> None:
+    """Wait until an open file is on the disk, where its file system knows of such a thing.
+
+    Parameters
+    ----------
+    descriptor : int
+        Of the file.
+    """
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        if error.errno not in {errno.EINVAL, errno.ENOSYS, errno.ENOTSUP}:
+            raise
 
 
 def _fingerprint(file: Path) -> str:

@@ -5,11 +5,14 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from datasets import Dataset
 from safetensors.torch import load_file
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
 
 from send.checkpoint import check_complete, read_state
+from send.config import SendConfig
+from send.trainer import SendTrainer
 
 WORDS = [f"w{i}" for i in range(30)]
 LAST = 24  # steps
@@ -34,6 +37,30 @@ def model_and_tokenizer():
         eos_token_id=1, bos_token_id=None, pad_token_id=0,
     )  # fmt: skip
     return GPT2LMHeadModel(config), tokenizer
+
+
+def a_trainer(folder, *callbacks, peft_config=None, **settings):
+    """A training with all that may go wrong in it: accumulation, logs and saves out of step."""
+    model, tokenizer = model_and_tokenizer()
+    config = SendConfig(
+        folder,
+        **{
+            "max_steps": LAST, "per_device_train_batch_size": 2, "gradient_accumulation_steps": 2,
+            "learning_rate": 1e-2, "logging_steps": 7, "save_strategy": "steps", "save_steps": 4,
+            "save_total_limit": 1, "disable_tqdm": True, "use_cpu": True, "every": 3, "hold": 2,
+            "score_prompts": 2, "num_samples": 2, "max_new_tokens": 2, **settings,
+        },
+    )  # fmt: skip
+    return SendTrainer(
+        model,
+        config,
+        train_dataset=Dataset.from_dict({"text": sentences(0, 30)}),
+        tracking_dataset=Dataset.from_dict({"text": sentences(1, 6)}),
+        eval_dataset=Dataset.from_dict({"text": sentences(2, 6)}),
+        processing_class=tokenizer,
+        callbacks=list(callbacks),
+        peft_config=peft_config,
+    )
 
 
 def outcome(folder, last=LAST):

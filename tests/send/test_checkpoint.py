@@ -1,5 +1,6 @@
 """Complete checkpoints are told from half-written ones, and the last one is never lost."""
 
+import contextlib
 import copy
 import errno
 import json
@@ -15,9 +16,9 @@ from transformers import TrainerCallback
 
 import send.checkpoint
 from send.checkpoint import STATE_FILE, check_complete, last_checkpoint, read_state
-from send.manifest import BLOCK, BLOCKS, fault_of, manifest
-from tests.send.interruption import LAST, assert_equal, outcome
-from tests.send.test_killed import a_trainer
+from send.manifest import BLOCK, BLOCKS, fault_of, flush, manifest
+from send.trainer import SendResult
+from tests.send.interruption import LAST, a_trainer, assert_equal, outcome
 
 SETTINGS = {"max_steps": 12, "save_total_limit": None}
 
@@ -33,6 +34,13 @@ class StopAt(TrainerCallback):
     def on_step_begin(self, args, state, control, **_):
         if state.global_step == self.step:
             raise Stopped
+
+
+@pytest.fixture(autouse=True, scope="module")
+def no_telemetry():
+    with pytest.MonkeyPatch.context() as environment:
+        environment.setenv("CI", "1")  # TRL reports nothing then
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -176,6 +184,31 @@ def test_the_first_checkpoint_of_all_that_finds_no_space(tmp_path, monkeypatch):
     monkeypatch.setattr("torch.save", out_of_space)
     with pytest.raises(OSError, match=r"There is no complete checkpoint in .*; begin again"):
         a_trainer(str(tmp_path)).train()
+
+
+def test_a_last_model_that_finds_no_space(folder, monkeypatch):
+    trainer = a_trainer(str(folder), **SETTINGS)
+    result = SendResult(
+        model=trainer.model, processing_class=trainer.processing_class, history=[{"masked": []}]
+    )
+    monkeypatch.setattr("os.fsync", out_of_space)
+    with pytest.raises(OSError, match=r"the model could not be written into .*checkpoint-12"):
+        result.save(folder)
+    assert not list(folder.glob("send_history*"))
+    monkeypatch.undo()
+    result.save(folder)
+    assert json.loads((folder / "send_history.json").read_text()) == result.history
+
+
+@pytest.mark.parametrize(("code", "passes"), [(errno.EINVAL, True), (errno.EIO, False)])
+def test_a_file_system_that_cannot_flush_is_none_that_fails(tmp_path, monkeypatch, code, passes):
+    def fail(_):
+        raise OSError(code, os.strerror(code))
+
+    (tmp_path / "file").touch()
+    monkeypatch.setattr("os.fsync", fail)
+    with contextlib.nullcontext() if passes else pytest.raises(OSError, match="output error"):
+        flush(tmp_path)
 
 
 def test_other_errors_of_a_save_are_left_as_they_are(tmp_path, monkeypatch):

@@ -7,7 +7,6 @@ takes far longer than training does: python test_killed.py, with one JSON task a
 import json
 import os
 import re
-import resource
 import signal
 import subprocess
 import sys
@@ -17,39 +16,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from datasets import Dataset
 from transformers import TrainerCallback
 
 from send.checkpoint import last_checkpoint, read_state
-from send.config import SendConfig
-from send.trainer import SendTrainer
-from tests.send.interruption import LAST, assert_equal, model_and_tokenizer, outcome, sentences
+from tests.send.interruption import LAST, a_trainer, assert_equal, outcome
+
+resource = pytest.importorskip("resource")
+pytestmark = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="forks after imports")
 
 ROOT = Path(__file__).parents[2]
-
-
-def a_trainer(folder, *callbacks, peft_config=None, **settings):
-    """A training with all that may go wrong in it: accumulation, logs and saves out of step."""
-    model, tokenizer = model_and_tokenizer()
-    config = SendConfig(
-        folder,
-        **{
-            "max_steps": LAST, "per_device_train_batch_size": 2, "gradient_accumulation_steps": 2,
-            "learning_rate": 1e-2, "logging_steps": 7, "save_strategy": "steps", "save_steps": 4,
-            "save_total_limit": 1, "disable_tqdm": True, "use_cpu": True, "every": 3, "hold": 2,
-            "score_prompts": 2, "num_samples": 2, "max_new_tokens": 2, **settings,
-        },
-    )  # fmt: skip
-    return SendTrainer(
-        model,
-        config,
-        train_dataset=Dataset.from_dict({"text": sentences(0, 30)}),
-        tracking_dataset=Dataset.from_dict({"text": sentences(1, 6)}),
-        eval_dataset=Dataset.from_dict({"text": sentences(2, 6)}),
-        processing_class=tokenizer,
-        callbacks=list(callbacks),
-        peft_config=peft_config,
-    )
 
 
 # The program ----------------------------------------------------------------------------------
@@ -124,7 +99,7 @@ def run():
     """A function that does a task in a process of its own and returns its exit code."""
     with subprocess.Popen(
         [sys.executable, __file__],
-        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)},
+        env={**os.environ, "CI": "1", "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)},
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,

@@ -18,7 +18,7 @@ from send.cli import main
 from send.config import SendConfig
 from send.data import load_texts
 from send.world import World, small_model
-from tests.send.test_killed import a_trainer
+from tests.send.interruption import a_trainer
 
 ROOT = Path(__file__).parents[2]
 WORLD = World(0, people=12, new_people=8, unknown_people=4)
