@@ -65,8 +65,8 @@ def _json(line: str) -> Row:
         row = json.loads(line)
     except json.JSONDecodeError as error:
         return f"broken JSON, {error.msg} at column {error.colno}"
-    except RecursionError:
-        return "JSON of too many levels"
+    except (ValueError, RecursionError) as error:  # thousands of digits, or of levels
+        return f"JSON that cannot be read, {error}"
     return _object(row)
 
 
@@ -84,22 +84,25 @@ def _rows_of_list(text: str, path: Path) -> Iterator[tuple[int, Row]]:
 
     try:
         at, line, counted = skip(skip(0) + 1), 1, 0
-        while text[at : at + 1] != "]" or counted:
+        more = text[at : at + 1] != "]"
+        while more:
             line, counted = line + text.count("\n", counted, at), at
             value, at = decoder.raw_decode(text, at)
             yield line, _object(value)
             at = skip(at)
-            if text[at : at + 1] == "]":
-                break
-            if text[at : at + 1] != ",":
+            more = text[at : at + 1] != "]"
+            if more and text[at : at + 1] != ",":
                 msg = "Expecting ',' delimiter"
                 raise json.JSONDecodeError(msg, text, at)
-            at = skip(at + 1)
+            at = skip(at + 1) if more else at
         if skip(at + 1) != len(text):
             msg = "Extra data"
             raise json.JSONDecodeError(msg, text, skip(at + 1))
     except json.JSONDecodeError as error:
         msg = f"{path} cannot be read: broken JSON in line {error.lineno}: {error.msg}."
+        raise ValueError(msg) from error
+    except (ValueError, RecursionError) as error:
+        msg = f"{path} cannot be read: in the row of line {line} {error}."
         raise ValueError(msg) from error
 
 

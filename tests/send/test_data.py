@@ -173,6 +173,8 @@ def test_empty_rows_are_left_out_and_said_so(tmp_path, caplog):
         ("t.json", '[{"text": "a"},\n {"text": "b"}]\n ]', "broken JSON in line 3: Extra data"),
         ("t.json", '[{"text": "a"}\n {"text": "b"}]', "broken JSON in line 2: Expecting ','"),
         ("t.json", '[{"text": "a"},\n]', "broken JSON in line 2: Expecting value"),
+        ("t.json", '[{"text": "a"},\n' + "[" * 10**5, "in the row of line 2 "),
+        ("t.json", " \n ", "no data"),
         ("t.json", '{\n"text": "a"\n}', "3 of 3 rows: t.json:1: broken JSON"),
         ("t.jsonl", "", "is empty"),
         ("t.csv", "", "is empty"),
@@ -230,6 +232,8 @@ BROKEN = {
         (b'{"text": "\\n "}', "text is empty"),
         (b"[" * 10**5, "JSON"),
         (b"12", "12 is not an object"),
+        (b"1" * 5000, "JSON that cannot be read, Exceeds the limit"),
+        (b"{}", "there is no text"),
     ],
     "t.csv": [
         (b"Ada,1,2", "3 cells instead of 2"),
