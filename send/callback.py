@@ -12,11 +12,20 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from accelerate import PartialState
 from transformers import Trainer, TrainerCallback, TrainingArguments
 from transformers.trainer_callback import TrainerControl, TrainerState
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, has_length
 
-from send.checkpoint import Row, SendState, find_checkpoint, load_renamed_weights, read_state
+from send.checkpoint import (
+    Rotation,
+    Row,
+    SendState,
+    find_checkpoint,
+    load_renamed_weights,
+    read_state,
+    saving,
+)
 from send.hidden import PENULTIMATE
 from send.masking import SensitivityMask
 from send.protocol import SensitivityDropout, prefixed
@@ -66,8 +75,10 @@ class SendCallback(TrainerCallback):  # type: ignore[misc]  # mypy does not foll
     -----
     In each saved checkpoint a file ``send_state.safetensors`` holds what resuming needs, so that a
     resumed training goes on exactly as if it had not stopped; only of a training loss that is
-    logged across the stop `Trainer` forgets the first part. Each process of a distributed training
-    makes the same measurements and applies the same mask; the main one writes.
+    logged across the stop `Trainer` forgets the first part, which `SendTrainer` remembers. During
+    the training ``args.save_total_limit`` is None: the callback deletes old checkpoints, when the
+    new one is complete. Each process of a distributed training makes the same measurements and
+    applies the same mask; the main one writes.
 
     `Trainer` puts the reporters that ``report_to`` names before the callbacks that it is given, so
     that these come too late to add to what is reported: use `add_to`.
@@ -138,6 +149,7 @@ class SendCallback(TrainerCallback):  # type: ignore[misc]  # mypy does not foll
         self.resume_from = resume_from
         self._before_reporters = False
         self._unlogged: Row = {}
+        self._rotation: Rotation | None = None
 
     def add_to(self, trainer: Trainer) -> None:
         """Add this to a trainer, before the reporters that its ``report_to`` has brought.
@@ -180,6 +192,7 @@ class SendCallback(TrainerCallback):  # type: ignore[misc]  # mypy does not foll
     ) -> None:
         """Read the tracking set; then measure checkpoint 0, or restore what a training had."""
         model, tokenizer = event["model"], event["processing_class"]
+        self.close()
         self.dropout.attach(model, tokenizer, checkpoints=self._planned(state))
         if args.report_to and not self._before_reporters:
             logger.warning(
@@ -187,6 +200,7 @@ class SendCallback(TrainerCallback):  # type: ignore[misc]  # mypy does not foll
                 "SendCallback(...).add_to(trainer) in the place of callbacks=[...].",
                 ", ".join(args.report_to),
             )
+        self._rotation = Rotation(args)
         if state.global_step > 0:
             folder = find_checkpoint(self._places(args, state), state.global_step)
             saved = read_state(folder)
@@ -228,10 +242,16 @@ class SendCallback(TrainerCallback):  # type: ignore[misc]  # mypy does not foll
     ) -> None:
         """Write into the new checkpoint folder what resuming needs."""
         folder = _checkpoint_folder(args, state.global_step)
+        PartialState().wait_for_everyone()  # each process has written its random state
         if not folder.is_dir():
             logger.warning("%s does not exist: this checkpoint cannot be resumed from", folder)
+        elif args.save_only_model:
+            logger.warning("%s holds the model only: it cannot be resumed from", folder)
         elif args.should_save:
-            self.dropout.save(folder, step=state.global_step)
+            with saving(folder.name, folder.parent):
+                self.dropout.save(folder, step=state.global_step)
+            if self._rotation is not None:
+                self._rotation.keep(folder, state.best_model_checkpoint)
 
     def on_train_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **event: Any
@@ -245,6 +265,8 @@ class SendCallback(TrainerCallback):  # type: ignore[misc]  # mypy does not foll
     def close(self) -> None:
         """Take the mask off the model; only a training that ended by an exception needs this."""
         self.dropout.detach()
+        if self._rotation is not None:
+            self._rotation.give_back()
 
     # One checkpoint -----------------------------------------------------------------------------
 

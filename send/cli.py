@@ -198,7 +198,12 @@ def _parsed(command: str, kinds: Sequence[type], arguments: list[str]) -> tuple[
         _check_config(arguments[after:])
     parser = TrlParser(kinds, prog=f"send {command}", allow_abbrev=False)
     parser.error = refuse  # argparse would print the whole usage
-    return tuple(parser.parse_args_and_config(arguments))
+    *options, unknown = parser.parse_args_and_config(arguments, return_remaining_strings=True)
+    if unknown:
+        # Without the values, one of which may be a token.
+        names = [text.split("=")[0] for text in unknown if text.startswith("-")]
+        refuse(f"unknown options: {' '.join(names) or 'values without a name'}")
+    return tuple(options)
 
 
 def _recipe(name: str) -> Path | None:
@@ -224,7 +229,11 @@ def _check_config(following: list[str]) -> None:
     try:
         settings = yaml.safe_load(Path(following[0]).read_text(encoding="utf-8-sig"))
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        msg = f"{following[0]} is not YAML: {error}"
+        # What PyYAML says besides quotes the line, which may hold a token.
+        mark = getattr(error, "problem_mark", None)
+        place = "" if mark is None else f" in line {mark.line + 1}"
+        reason = getattr(error, "problem", None) or type(error).__name__
+        msg = f"{following[0]} is not YAML{place}: {reason}"
         raise ValueError(msg) from error
     if not isinstance(settings, dict):
         msg = f"{following[0]} holds no settings; expected lines such as 'seed: 1'."

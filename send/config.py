@@ -97,3 +97,11 @@ class SendConfig(SFTConfig):  # type: ignore[misc]  # mypy does not follow trl
         if getattr(self, "activation_checkpointing", False) is None:
             self.activation_checkpointing = self.gradient_checkpointing
         super().__post_init__()
+
+    def __repr__(self) -> str:
+        """Return the settings as `TrainingArguments` does, without tokens."""
+        return str(self)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Leave the token of the hub out of ``training_args.bin``, which is in every checkpoint."""
+        return {**vars(self), "hub_token": None}

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import logging
+import pickle
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from accelerate import PartialState
 from torch import nn
@@ -18,17 +20,20 @@ from transformers import (
     PreTrainedTokenizerBase,
     TrainerCallback,
 )
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 from trl import SFTTrainer
 
 from send.callback import SendCallback
-from send.checkpoint import Row, last_checkpoint
+from send.checkpoint import Row, check_complete, last_checkpoint, saving, write_atomically
 from send.config import SendConfig
 from send.data import as_dataset, split_tracking
 from send.distillation import ROW, Distillation, distil
 from send.evaluation import Evaluation
 from send.evaluation_callback import COLUMNS, EvaluationCallback
 from send.plotting import plot_history, plot_run, plot_sensitivity
+from send.running import RunningSums
 from send.teacher import Teacher
+from send.tracking import IGNORED
 
 if TYPE_CHECKING:
     from datasets import Dataset, IterableDataset
@@ -39,8 +44,49 @@ if TYPE_CHECKING:
 
 __all__ = ["SendResult", "SendTrainer", "train"]
 
+logger = logging.getLogger(__name__)
+
 ANSWERS_A_ROW = 8
 """Answers generated at once for each row of an evaluation batch, which needs far more memory."""
+
+
+Rows: TypeAlias = "Dataset | Sequence[Any] | str | Path"
+"""What `send.data.as_dataset` takes."""
+
+
+def _rows(data: Rows | IterableDataset, args: SendConfig) -> Dataset | IterableDataset:
+    from datasets import IterableDataset
+
+    if isinstance(data, IterableDataset):
+        return data
+    return as_dataset(data, text_column=args.dataset_text_field)
+
+
+def _with_labels(tokenized: Any, given: Any) -> Any:
+    """Return the rows of which a token is trained on; TRL leaves out some, without a word."""
+    if "labels" not in (getattr(tokenized, "column_names", None) or ()):
+        return tokenized
+    rows = tokenized.filter(_is_trained_on)
+    if not hasattr(rows, "__len__"):
+        return rows
+    if not len(rows):
+        msg = (
+            f"none of the {len(given)} training rows has a token to train on: each is a single "
+            "token, or its prompt alone fills max_length."
+        )
+        raise ValueError(msg)
+    if len(rows) < len(given):
+        logger.warning(
+            "left out %d of %d training rows without a token to train on, such as rows whose "
+            "prompt alone fills max_length",
+            len(given) - len(rows),
+            len(given),
+        )
+    return rows
+
+
+def _is_trained_on(row: dict[str, Any]) -> bool:
+    return any(label != IGNORED for label in row["labels"][1:])  # the first is not predicted
 
 
 def _check_columns(dataset: Dataset | IterableDataset, args: SendConfig) -> None:
@@ -128,10 +174,12 @@ class SendTrainer(SFTTrainer):  # type: ignore[misc]  # mypy does not follow trl
         A causal language model, or where it is.
     args : SendConfig, optional
         All settings.
-    train_dataset : datasets.Dataset or IterableDataset
+    train_dataset : datasets.Dataset, list of dict, list of str, str, Path or IterableDataset
         Columns ``text`` (or ``args.dataset_text_field``), or ``prompt`` and ``completion``, or
-        ``messages``, or ``input_ids``. A stream needs a `tracking_dataset` and ``args.max_steps``.
-    tracking_dataset : datasets.Dataset, optional
+        ``messages``, or ``input_ids``. Rows that are broken, empty, or without a token to train on
+        are left out, with a warning, except from a stream, which moreover needs a
+        `tracking_dataset` and ``args.max_steps``.
+    tracking_dataset : as train_dataset, optional
         Rows of the same shape that are not trained on. Without it ``args.tracking_fraction`` of the
         training rows, chosen by ``args.seed``, are kept apart.
     prompt_dataset : datasets.Dataset, list, str or Path, optional
@@ -162,14 +210,16 @@ class SendTrainer(SFTTrainer):  # type: ignore[misc]  # mypy does not follow trl
     SenD (arXiv:2410.15460), Algorithm 2.
     """
 
+    train_dataset: Any  # mypy does not follow trl
+
     def __init__(
         self,
         model: str | PreTrainedModel,
         args: SendConfig | None = None,
         *,
-        train_dataset: Dataset | IterableDataset,
-        tracking_dataset: Dataset | None = None,
-        prompt_dataset: Dataset | Sequence[Any] | str | Path | None = None,
+        train_dataset: Rows | IterableDataset,
+        tracking_dataset: Rows | None = None,
+        prompt_dataset: Rows | None = None,
         teacher: PreTrainedModel | str | Path | None = None,
         eval_dataset: Dataset | dict[str, Dataset] | None = None,
         processing_class: PreTrainedTokenizerBase | None = None,
@@ -180,6 +230,7 @@ class SendTrainer(SFTTrainer):  # type: ignore[misc]  # mypy does not follow trl
         peft_config: PeftConfig | None = None,
     ) -> None:
         args = SendConfig() if args is None else args
+        train_dataset = _rows(train_dataset, args)
         _check_columns(train_dataset, args)
         if args.eval_strategy != "no" and eval_dataset is None:
             msg = (
@@ -189,6 +240,8 @@ class SendTrainer(SFTTrainer):  # type: ignore[misc]  # mypy does not follow trl
             raise ValueError(msg)
         if tracking_dataset is None:
             train_dataset, tracking_dataset = _split(train_dataset, args)
+        else:
+            tracking_dataset = as_dataset(tracking_dataset, text_column=args.dataset_text_field)
         self.send = _callback(tracking_dataset, args)
         self.evaluation = None if prompt_dataset is None else _evaluation(prompt_dataset, args)
         super().__init__(
@@ -203,6 +256,10 @@ class SendTrainer(SFTTrainer):  # type: ignore[misc]  # mypy does not follow trl
             quantization_config=quantization_config,
             peft_config=peft_config,
         )
+        if not args.packing:
+            self.train_dataset = _with_labels(self.train_dataset, train_dataset)
+        self._sums = RunningSums(self)
+        self.add_callback(self._sums)
         if self.evaluation is not None:
             self.evaluation.add_to(self)
         self.send.add_to(self)
@@ -259,7 +316,7 @@ class SendTrainer(SFTTrainer):  # type: ignore[misc]  # mypy does not follow trl
         ----------
         resume_from_checkpoint : str, Path or bool, optional
             A checkpoint folder, or True. A folder that a killed process left half written is
-            passed over, which `Trainer` would not do.
+            passed over, which `Trainer` would not do, and refused if it is named.
         trial, ignore_keys_for_eval
             As for `Trainer.train`.
 
@@ -270,7 +327,10 @@ class SendTrainer(SFTTrainer):  # type: ignore[misc]  # mypy does not follow trl
         Raises
         ------
         ValueError
-            If there is nothing to resume from.
+            If there is nothing to resume from, the folder is not a complete checkpoint, or a file
+            in it is a pickle of more than tensors and plain values, which is never run.
+        OSError
+            If a checkpoint cannot be written, as on a full disk. The one before is kept.
         """
         folder = resume_from_checkpoint or None
         if folder is True:
@@ -278,15 +338,28 @@ class SendTrainer(SFTTrainer):  # type: ignore[misc]  # mypy does not follow trl
             if folder is None:
                 msg = f"there is no complete checkpoint in {self.args.output_dir} to resume from."
                 raise ValueError(msg)
+        elif folder is not None:
+            check_complete(folder)
         self.send.resume_from = folder
+        self._sums.folder = None if folder is None else Path(folder)
         distilling = nullcontext() if self.distillation is None else self.distillation.attached()
         try:
             with distilling:
                 return super().train(
                     None if folder is None else str(folder), trial, ignore_keys_for_eval
                 )
+        except pickle.UnpicklingError as error:
+            msg = f"{folder} has a file that holds more than tensors; it was not loaded. {error}"
+            raise ValueError(msg) from error
         finally:
             self.send.close()
+
+    def _save_checkpoint(self, model: Any, trial: Any) -> None:
+        folder = Path(self._get_output_dir(trial=trial))
+        checkpoint = f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}"
+        with saving(checkpoint, folder):
+            super()._save_checkpoint(model, trial)
+            self._sums.write(folder / checkpoint)
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -337,13 +410,17 @@ class SendResult:
         weights = None if self.gather is None else self.gather()
         processes = PartialState()
         if processes.is_main_process:
-            model.save_pretrained(folder, state_dict=weights)
-            self.processing_class.save_pretrained(folder)
-            (Path(folder) / "send_history.json").write_text(json.dumps(self.history, indent=1))
-            table = self.to_pandas().drop(columns="sensitivity")
-            table["masked"] = table["masked"].map(len)
-            table.to_csv(Path(folder) / "send_history.csv", index=False)
+            with saving("the model", folder):
+                model.save_pretrained(folder, state_dict=weights)
+                self.processing_class.save_pretrained(folder)
+                self._write_history(Path(folder))
         processes.wait_for_everyone()
+
+    def _write_history(self, folder: Path) -> None:
+        write_atomically(folder / "send_history.json", json.dumps(self.history, indent=1).encode())
+        table = self.to_pandas().drop(columns="sensitivity")
+        table["masked"] = table["masked"].map(len)
+        write_atomically(folder / "send_history.csv", table.to_csv(index=False).encode())
 
     def plot(self) -> Figure:
         """Plot the whole training, a panel for each kind of number: `send.plotting.plot_run`."""
@@ -360,11 +437,11 @@ class SendResult:
 
 def train(
     model: str | Path | PreTrainedModel,
-    train_dataset: Dataset | IterableDataset | Sequence[Any] | str | Path,
+    train_dataset: Rows | IterableDataset,
     *,
-    tracking_dataset: Dataset | Sequence[Any] | str | Path | None = None,
-    prompt_dataset: Dataset | Sequence[Any] | str | Path | None = None,
-    eval_dataset: Dataset | Sequence[Any] | str | Path | None = None,
+    tracking_dataset: Rows | None = None,
+    prompt_dataset: Rows | None = None,
+    eval_dataset: Rows | None = None,
     teacher: PreTrainedModel | str | Path | None = None,
     config: SendConfig | None = None,
     processing_class: PreTrainedTokenizerBase | None = None,
@@ -439,17 +516,11 @@ def train(
     >>> [len(row["masked"]) for row in result.history]
     [0, 0, 3, 3, 3, 3, 3]
     """
-    from datasets import IterableDataset
-
     trainer = SendTrainer(
         str(model) if isinstance(model, Path) else model,
         config,
-        train_dataset=(
-            train_dataset
-            if isinstance(train_dataset, IterableDataset)
-            else as_dataset(train_dataset)
-        ),
-        tracking_dataset=None if tracking_dataset is None else as_dataset(tracking_dataset),
+        train_dataset=train_dataset,
+        tracking_dataset=tracking_dataset,
         prompt_dataset=prompt_dataset,
         eval_dataset=None if eval_dataset is None else as_dataset(eval_dataset),
         teacher=teacher,

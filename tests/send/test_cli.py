@@ -1,16 +1,21 @@
 """The command line of `send`: options, files, configuration, one line for what goes wrong."""
 
 import csv
+import errno
 import json
+import os
+import re
 import shutil
 import subprocess
 import sys
 
 import pytest
+import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from send.cli import _prompts_of, main
 from send.world import World, small_model
+from tests.send.interruption import assert_equal, outcome
 
 WORLD = World(0, people=12, new_people=8, unknown_people=4)
 
@@ -148,6 +153,43 @@ def test_training_with_a_teacher(capsys, model, rows, tmp_path):
     assert code == 0
     assert "'send/kd_loss': " in text
     assert (cache / "rows-000000.safetensors").is_file()
+
+
+def test_out_of_disk_it_says_how_to_resume_and_ends_as_if_unbroken(
+    capsys, model, rows, tmp_path, monkeypatch
+):
+    monkeypatch.setenv("CI", "1")  # TRL reports nothing then
+    whole, broken = tmp_path / "whole", tmp_path / "broken"
+    command = ["train", "--model", model, "--data", rows, "--max_steps", 8, "--every", 2,
+               "--score_prompts", 2, "--save_strategy", "steps", "--save_steps", 3,
+               "--save_total_limit", 1, "--logging_steps", 4, "--disable_tqdm", True,
+               "--use_cpu", True, "--output_dir"]  # fmt: skip
+    assert run(capsys, *command, whole)[0] == 0
+    torch_save, saved = torch.save, []
+
+    def save(what, file, **options):
+        saved.append(file)
+        if "checkpoint-6" in str(file) and "rng" in str(file):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        torch_save(what, file, **options)
+
+    with monkeypatch.context() as full:
+        full.setattr("torch.save", save)
+        code, _, err = run(capsys, *command, broken)
+    assert code == 2
+    assert re.fullmatch(
+        r"send: checkpoint-6 could not be written into \S+: .*No space left.*The last complete "
+        r"checkpoint is \S+/checkpoint-3: resume from that with .*send train --resume\.",
+        err.splitlines()[-1],
+    )
+    assert run(capsys, *command, broken, "--resume")[0] == 0
+    assert_equal(outcome(broken, 8), outcome(whole, 8))
+    history = [(folder / "send_history.json").read_text() for folder in (broken, whole)]
+    assert history[0] == history[1]
+    shutil.rmtree(broken / "checkpoint-8")
+    code, _, err = run(capsys, *command, broken, "--resume")
+    assert code == 2
+    assert f"there is no complete checkpoint in {broken} to resume from" in err
 
 
 def test_settings_from_a_file_and_flags_above_them(capsys, model, rows, tmp_path):

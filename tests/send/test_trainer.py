@@ -530,6 +530,26 @@ def test_wrong_data_are_refused(tiny_model, tokenizer, tmp_path):
         train(tiny_model, 3, config=config(tmp_path), processing_class=tokenizer)
 
 
+def test_rows_without_a_token_to_train_on_are_left_out(tiny_model, tokenizer, tmp_path, caplog):
+    long = {"prompt": "Ada was born in Oslo . " * 9, "completion": "not"}
+    rows = [{"prompt": f"{name} was born in", "completion": "Oslo ."} for name in NAMES]
+    options = {"max_length": 20, "max_steps": 1}
+    trainer = SendTrainer(
+        tiny_model, config(tmp_path, **options), train_dataset=[*rows, long, long, {"prompt": 3}],
+        tracking_dataset=rows[:1], processing_class=tokenizer,
+    )  # fmt: skip
+    assert len(trainer.train_dataset) == len(NAMES)
+    assert "left out 2 of 10 training rows without a token to train on" in caplog.text
+    assert "left out 1 of 11 rows: row 10: prompt is 3; expected text" in caplog.text
+    trainer.train()
+    assert trainer.state.log_history[-1]["train_loss"] > 0
+    with pytest.raises(ValueError, match="none of the 2 training rows has a token to train on"):
+        SendTrainer(
+            tiny_model, config(tmp_path, **options), train_dataset=[long, long],
+            tracking_dataset=rows[:1], processing_class=tokenizer,
+        )  # fmt: skip
+
+
 def test_importing_send_is_light():
     code = (
         "import sys, send; print([m for m in ('torch', 'trl', 'matplotlib') if m in sys.modules])"
