@@ -282,9 +282,9 @@ def once(
         clock.trainer = trainer
         trainer.callback_handler.callbacks.insert(0, clock)
         trainer.callback_handler.callbacks.append(After(clock, Counter(trainer.model)))
+        gc.collect()  # the training before
         if cuda:
             torch.cuda.reset_peak_memory_stats()
-        gc.collect()
         run.loss = float(trainer.train().training_loss)
         run.memory = torch.cuda.max_memory_allocated() if cuda else 0
     if arm != "plain":
