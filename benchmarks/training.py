@@ -4,7 +4,8 @@
     python benchmarks/training.py --quick     under a minute, into training_quick.json
     python benchmarks/training.py --only gpu  the part for a GPU; the other rows stay as they were
 
-Steps are paired: the same step of the same batches in each arm. A checkpoint's forward passes are
+Steps are paired: the trainings run in threads, of which one at a time takes a step, the same step
+of the same batches as the others. A checkpoint's forward passes are
 counted by a hook, in tokens, over those of the tracking set; answers sampled for the score come
 apart from them.
 """
@@ -18,9 +19,13 @@ import gc
 import io
 import json
 import tempfile
+import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
+from functools import partial
+from itertools import count
 from typing import Any
 
 import numpy as np
@@ -97,16 +102,33 @@ def main() -> None:
 
 
 def measured(size: Size, *, cuda: bool) -> dict[str, Any]:
-    """Train all arms in turn, from the same weights, on the same batches; compare."""
+    """Train all arms at once, a step each in turn, from the same weights, on the same batches."""
     model, tokenizer = model_of(size)
     data = rows(size, tokenizer)
     runs: dict[str, list[Run]] = {arm: [] for arm in ARMS}
-    for turn in range(size.turns + 1):  # the first one warms up
-        for arm in ARMS if turn % 2 else reversed(ARMS):
-            run = once(arm, copy.deepcopy(model), tokenizer, data, size, seed=turn, cuda=cuda)
-            if turn:
-                runs[arm].append(run)
-    return summary(runs, size)
+    with tempfile.TemporaryDirectory() as folder, silence():
+        for turn in range(size.turns + 1):  # the first one warms up
+            make = partial(Training, model, tokenizer, data, size, seed=turn, cuda=cuda)
+            baton = Baton(ARMS)
+            trainings = [make(arm, folder, baton) for arm in ARMS]
+            gc.collect()
+            with ThreadPoolExecutor(len(ARMS)) as pool:
+                for arm, run in zip(ARMS, pool.map(Training.run, trainings), strict=True):
+                    runs[arm] += [run] if turn else []
+        found = summary(runs, size)
+        if cuda:
+            short = replace(size, steps=2 * size.every + 1)
+            make = partial(Training, model, tokenizer, data, short, seed=0, cuda=True)
+            found["peak_bytes"] = {arm: peak(make(arm, folder, Baton([arm]))) for arm in ARMS}
+    return found
+
+
+def peak(training: Training) -> int:
+    """Return the most memory of the GPU that a training takes when it is alone there."""
+    gc.collect()
+    torch.cuda.reset_peak_memory_stats()
+    training.run()
+    return torch.cuda.max_memory_allocated()
 
 
 def rows(size: Size, tokenizer: Any) -> tuple[Dataset, Dataset]:
@@ -167,50 +189,72 @@ class Run:
     """Tokens of the tracking set."""
     chosen: list[bool] = field(default_factory=list)
     """Whether a mask was chosen at each checkpoint."""
-    memory: int = 0
     loss: float = 0.0
+
+
+class Baton:
+    """Lets threads go on one at a time, in turn; who begins a round changes."""
+
+    def __init__(self, names: Sequence[str]) -> None:
+        self.order = (
+            name for i in count() for name in (*names[i % len(names) :], *names[: i % len(names)])
+        )
+        self.left = set(names)
+        self.turn = next(self.order)
+        self.changed = threading.Condition()
+
+    def take(self, name: str) -> None:
+        with self.changed:
+            self.changed.wait_for(lambda: self.turn == name)
+
+    def give(self) -> None:
+        with self.changed:
+            if self.left:
+                self.turn = next(name for name in self.order if name in self.left)
+            self.changed.notify_all()
+
+    def leave(self, name: str) -> None:
+        self.left.remove(name)
+        self.give()
 
 
 class Clock(TrainerCallback):
     """Stands before all others: notes the end of each step, before a checkpoint begins."""
 
-    def __init__(self, run: Run, *, cuda: bool) -> None:
-        self.run, self.cuda, self.trainer = run, cuda, None
-
-    def now(self) -> float:
-        if self.cuda:
-            torch.cuda.synchronize()
-        return time.perf_counter()
+    def __init__(self, training: Training) -> None:
+        self.training = training
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        self.ended = self.now()
+        self.training.ended = self.training.now()
 
     def on_step_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        send = getattr(self.trainer, "send", None)
-        self.run.masked.append(bool(send and send.mask and send.mask.active))
-        self.begun = self.now()
+        send = getattr(self.training.trainer, "send", None)
+        self.training.found.masked.append(bool(send and send.mask and send.mask.active))
+        self.begun = self.training.now()
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        self.ended = self.now()
-        self.run.steps.append(self.ended - self.begun)
+        self.training.ended = self.training.now()
+        self.training.found.steps.append(self.training.ended - self.begun)
 
 
 class After(TrainerCallback):
-    """Stands after SenD: notes how long that took, where it did something."""
+    """Stands after all others: notes what SenD did since the step's end, and gives way."""
 
-    def __init__(self, clock: Clock, counter: Counter) -> None:
-        self.clock, self.counter = clock, counter
+    def __init__(self, training: Training) -> None:
+        self.training, self.counter = training, Counter(training.trainer.model)
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         self.note()
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         self.note()
+        self.training.baton.give()
+        self.training.baton.take(self.training.arm)
 
     def note(self) -> None:
-        run, (passes, answers) = self.clock.run, self.counter.taken()
+        run, (passes, answers) = self.training.found, self.counter.taken()
         if passes:
-            run.checkpoints.append(self.clock.now() - self.clock.ended)
+            run.checkpoints.append(self.training.now() - self.training.ended)
             run.passes.append(passes)
             run.answers.append(answers)
 
@@ -239,22 +283,27 @@ class Counter:
         return found
 
 
-def once(
-    arm: str,
-    model: PreTrainedModel,
-    tokenizer: Any,
-    data: tuple[Dataset, Dataset],
-    size: Size,
-    *,
-    seed: int,
-    cuda: bool,
-) -> Run:
-    """Train one arm."""
-    train, tracked = data
-    ids = tokenizer(list(tracked["text"]))["input_ids"]
-    longest = size.tokens + 1
-    run = Run(tracked=sum(min(len(row) + 1, longest) for row in ids))  # with an end token each
-    with tempfile.TemporaryDirectory() as folder, silence():
+class Training:
+    """One arm: a trainer and what is seen of it."""
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        tokenizer: Any,
+        data: tuple[Dataset, Dataset],
+        size: Size,
+        arm: str,
+        folder: str,
+        baton: Baton,
+        *,
+        seed: int,
+        cuda: bool,
+    ) -> None:
+        self.arm, self.baton, self.cuda = arm, baton, cuda
+        train, tracked = data
+        ids = tokenizer(list(tracked["text"]))["input_ids"]
+        longest = size.tokens + 1  # with an end token
+        self.found = Run(tracked=sum(min(len(row) + 1, longest) for row in ids))
         settings = {
             **quiet(seed),
             "output_dir": folder,
@@ -267,29 +316,35 @@ def once(
             "use_cpu": not cuda,
             **size.more,
         }
-        clock = Clock(run, cuda=cuda)
+        common = {"train_dataset": train, "processing_class": tokenizer}
+        model = copy.deepcopy(model)
         if arm == "plain":
-            trainer = SFTTrainer(
-                model, SFTConfig(**settings), train_dataset=train, processing_class=tokenizer
-            )
+            self.trainer = SFTTrainer(model, SFTConfig(**settings), **common)
         else:
-            scores = {"score_prompts": 16} if arm == "SenD with scores" else {"score_prompts": 0}
-            config = SendConfig(**settings, **scores, every=size.every, window=2)
-            trainer = SendTrainer(
-                model, config, train_dataset=train, tracking_dataset=tracked,
-                processing_class=tokenizer,
-            )  # fmt: skip
-        clock.trainer = trainer
-        trainer.callback_handler.callbacks.insert(0, clock)
-        trainer.callback_handler.callbacks.append(After(clock, Counter(trainer.model)))
-        if cuda:
-            torch.cuda.reset_peak_memory_stats()
-        gc.collect()
-        run.loss = float(trainer.train().training_loss)
-        run.memory = torch.cuda.max_memory_allocated() if cuda else 0
-    if arm != "plain":
-        run.chosen = [row["sensitivity"] is not None for row in trainer.send.history]
-    return run
+            prompts = 16 if arm == "SenD with scores" else 0
+            config = SendConfig(**settings, score_prompts=prompts, every=size.every, window=2)
+            self.trainer = SendTrainer(model, config, tracking_dataset=tracked, **common)
+        callbacks = self.trainer.callback_handler.callbacks
+        callbacks.insert(0, Clock(self))
+        callbacks.append(After(self))
+
+    def now(self) -> float:
+        if self.cuda:
+            torch.cuda.synchronize()
+        return time.perf_counter()
+
+    def run(self) -> Run:
+        """Train, by turns with others."""
+        self.baton.take(self.arm)
+        try:
+            self.found.loss = float(self.trainer.train().training_loss)
+        finally:
+            self.baton.leave(self.arm)
+        if self.arm != "plain":
+            self.found.chosen = [
+                row["sensitivity"] is not None for row in self.trainer.send.history
+            ]
+        return self.found
 
 
 @contextlib.contextmanager
@@ -310,7 +365,7 @@ def silence() -> Iterator[None]:
 def summary(runs: dict[str, list[Run]], size: Size) -> dict[str, Any]:
     """Return costs over those of the plain training, each with what it was aimed at."""
     plain, send, scored = (runs[arm] for arm in ARMS)
-    found = {
+    return {
         "steps": {
             "with a mask": step_ratio(plain, send, size, masked=True),
             "before the first mask": step_ratio(plain, send, size, masked=False),
@@ -328,9 +383,6 @@ def summary(runs: dict[str, list[Run]], size: Size) -> dict[str, Any]:
         "answer_tokens": int(median(run.answers for run in scored)),
         "losses": {arm: float(np.mean([run.loss for run in runs[arm]])) for arm in ARMS},
     }
-    if plain[0].memory:
-        found["peak_bytes"] = {arm: max(run.memory for run in runs[arm]) for arm in ARMS}
-    return found
 
 
 def step_ratio(plain: list[Run], send: list[Run], size: Size, *, masked: bool) -> dict[str, float]:

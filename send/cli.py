@@ -143,11 +143,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"send: no command {given[0]!r}; expected one of {names}", file=sys.stderr)
         return 2
     logging.basicConfig(level=logging.WARNING, format="%(name)s: %(message)s")
-    if _rank():
-        _be_quiet()
     try:
         from safetensors import SafetensorError
 
+        if _rank():
+            _be_quiet()
         commands[given[0]](given[1:])
     except ModuleNotFoundError as error:
         _complain(f"{error.name} is missing: pip install 'specdens[send]'")

@@ -1,6 +1,6 @@
 """Two processes on the CPU (gloo): the same masks and losses as in one, written by one of them.
 
-Also a program, which `accelerate launch` runs twice: python test_parallel.py FOLDER [OUTPUT]
+Also a program, which `accelerate launch` runs twice: python test_parallel.py FOLDER [BATCH]
 """
 
 import json
@@ -20,8 +20,8 @@ from send.world import World, small_model
 
 WORLD = World(0, people=12, new_people=8, unknown_people=4)
 LAUNCHERS = {
-    "ddp": ["--multi_gpu", "--num_machines", "1", "--dynamo_backend", "no"],
-    "fsdp2": ["--config_file", str(cli.RECIPES / "accelerate" / "fsdp2.yaml")],
+    name: ["--config_file", str(cli.RECIPES / "accelerate" / f"{name}.yaml")]
+    for name in ("ddp", "fsdp2")
 }
 BROKEN_AT = 7
 SETTINGS = {
@@ -268,15 +268,22 @@ def test_by_torchrun_from_a_clean_folder(tmp_path):
 
 
 @pytest.mark.slow
-def test_divided_in_mixed_precision(tmp_path, alone):
-    """Near to float32: bfloat16 has three digits."""
+@pytest.mark.parametrize(
+    ("recipe", "processes", "precision"),
+    [("ddp", 1, "no"), ("fsdp2", 1, "no"), ("fsdp2", 2, "bf16")],
+)
+def test_other_ways_to_launch(tmp_path, alone, recipe, processes, precision):
+    """A single process, and bfloat16, which has three digits."""
     folder = prepared(tmp_path)
-    done = launched(LAUNCHERS["fsdp2"], __file__, folder, "mixed", precision="bf16")
+    batch = 4 // processes
+    done = launched(
+        LAUNCHERS[recipe], __file__, folder, batch, processes=processes, precision=precision
+    )
     assert done.returncode == 0, done.stderr[-3000:]
-    history = json.loads((folder / "mixed" / "send_history.json").read_text())
+    history = json.loads((folder / "once" / "send_history.json").read_text())
     found, expected = ([row["tracking_loss"] for row in rows] for rows in (history, alone[1]))
-    assert found == pytest.approx(expected, rel=0.01)
-    assert found != pytest.approx(expected, rel=1e-5)
+    assert found == pytest.approx(expected, rel=1e-4 if precision == "no" else 1e-2)
+    assert (found == pytest.approx(expected, rel=1e-5)) is (precision == "no")
     assert [len(row["masked"]) for row in history] == [0, 0, 3, 3, 3, 3]
 
 
@@ -301,5 +308,6 @@ if __name__ == "__main__":
     allow_cpu()
     torch.set_num_threads(1)
     if sys.argv[2:]:
-        raise SystemExit(cli.main(options(Path(sys.argv[1]), sys.argv[2], **HALF)))
+        batch = {"per_device_train_batch_size": sys.argv[2]}
+        raise SystemExit(cli.main(options(Path(sys.argv[1]), "once", **batch)))
     main(Path(sys.argv[1]))
