@@ -170,7 +170,7 @@ def test_a_state_that_finds_no_space_leaves_the_checkpoint_before(tmp_path, monk
         return (write_state if state.step < 12 else out_of_space)(state, folder)
 
     write_state = send.checkpoint.write_state
-    monkeypatch.setattr("send.callback.write_state", fail_later)
+    monkeypatch.setattr("send.protocol.write_state", fail_later)
     with pytest.raises(OSError, match=r"checkpoint-12 could not be written .*No space left") as e:
         a_trainer(str(tmp_path)).train()
     assert f"The last complete checkpoint is {tmp_path}/checkpoint-8" in str(e.value)
@@ -189,7 +189,9 @@ def test_the_first_checkpoint_of_all_that_finds_no_space(tmp_path, monkeypatch):
 def test_a_last_model_that_finds_no_space(folder, monkeypatch):
     trainer = a_trainer(str(folder), **SETTINGS)
     result = SendResult(
-        model=trainer.model, processing_class=trainer.processing_class, history=[{"masked": []}]
+        model=trainer.model,
+        processing_class=trainer.processing_class,
+        history=[{"masked": [], "sensitivity": None}],
     )
     monkeypatch.setattr("os.fsync", out_of_space)
     with pytest.raises(OSError, match=r"the model could not be written into .*checkpoint-12"):
