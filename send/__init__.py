@@ -45,7 +45,7 @@ _HOME = {
     "train": "trainer",
     "SendConfig": "config",
     "SendTrainer": "trainer",
-    "SendResult": "trainer",
+    "SendResult": "result",
     "SendCallback": "callback",
     "SensitivityDropout": "protocol",
     "SensitivityTracker": "sensitivity",

@@ -10,7 +10,7 @@ import math
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 from accelerate import PartialState
 from transformers import Trainer, TrainerCallback, TrainingArguments
@@ -151,19 +151,25 @@ class SendCallback(TrainerCallback):  # type: ignore[misc]  # mypy does not foll
         self._unlogged: Row = {}
         self._rotation: Rotation | None = None
 
-    def add_to(self, trainer: Trainer) -> None:
+    def add_to(self, trainer: Trainer) -> Self:
         """Add this to a trainer, before the reporters that its ``report_to`` has brought.
 
         Parameters
         ----------
         trainer : Trainer
             If it has this callback already, that is moved to the front.
+
+        Returns
+        -------
+        SendCallback
+            Itself.
         """
         self._before_reporters = True
         callbacks = trainer.callback_handler.callbacks
         if self in callbacks:
             callbacks.remove(self)
         callbacks.insert(0, self)
+        return self
 
     @property
     def history(self) -> list[Row]:

@@ -11,7 +11,6 @@ import contextlib
 import hashlib
 import json
 import logging
-import os
 import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -26,7 +25,7 @@ from torch.distributed.tensor import DTensor
 from transformers import PreTrainedModel, TrainingArguments
 from transformers.trainer_utils import rotate_checkpoints, sort_checkpoints
 
-from send.manifest import Manifest, fault_of, flush, flush_names, manifest, sync
+from send.manifest import Manifest, fault_of, flush, manifest, write_atomically
 
 __all__ = [
     "Rotation",
@@ -37,7 +36,6 @@ __all__ = [
     "load_renamed_weights",
     "read_state",
     "saving",
-    "write_atomically",
     "write_state",
 ]
 
@@ -97,28 +95,6 @@ def write_state(state: SendState, folder: Path) -> None:
     digest = _digest(state.embeddings, texts)
     content = save({"embeddings": state.embeddings}, metadata={**texts, "digest": digest})
     write_atomically(folder / STATE_FILE, content)
-
-
-def write_atomically(file: Path, content: bytes) -> None:
-    """Write a file so that it is there as a whole, or as it was before.
-
-    Parameters
-    ----------
-    file : Path
-        In a folder that exists.
-    content : bytes
-        All of it.
-    """
-    unfinished = file.with_name(f"{file.name}.{os.getpid()}")
-    try:
-        with unfinished.open("wb") as target:
-            target.write(content)
-            target.flush()
-            sync(target.fileno())
-        unfinished.replace(file)
-    finally:
-        unfinished.unlink(missing_ok=True)
-    flush_names(file.parent)
 
 
 def _digest(embeddings: np.ndarray[Any, Any], texts: dict[str, str]) -> str:

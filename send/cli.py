@@ -7,12 +7,13 @@ import os
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from send.trainer import SendResult
+    from send.result import SendResult
 
 __all__ = ["main"]
 
@@ -82,10 +83,19 @@ class EvaluateOptions:
         default=None, metadata={"help": "Evaluate at most so many rows, drawn at random."}
     )
     num_samples: int = field(default=10, metadata={"help": "Answers sampled to a prompt (K)."})
+    temperature: float = field(default=0.5, metadata={"help": "Of sampling."})
+    top_k: int = field(default=5, metadata={"help": "Of sampling; 0: all tokens."})
+    top_p: float = field(default=0.99, metadata={"help": "Of sampling."})
     max_new_tokens: int = field(default=64, metadata={"help": "Longest answer."})
+    layer: int = field(default=-2, metadata={"help": "Index into hidden_states."})
+    alpha: float = field(default=1e-3, metadata={"help": "Regularisation of the EigenScore."})
     batch_size: int | None = field(default=None, metadata={"help": "Answers generated at once."})
     level: float = field(default=0.95, metadata={"help": "Coverage of the intervals."})
     seed: int = field(default=0, metadata={"help": "Of the prompts and the sampled answers."})
+    device: str | None = field(default=None, metadata={"help": "For example cuda."})
+    trust_remote_code: bool = field(
+        default=False, metadata={"help": "Run code that comes with the model."}
+    )
 
 
 @dataclass
@@ -109,7 +119,9 @@ class TrainOptions:
     subset: str | None = field(
         default=None, metadata={"help": "Which configuration of a data set on the hub."}
     )
-    column: str | None = field(default=None, metadata={"help": "A column to read as text."})
+    column: str | None = field(
+        default=None, metadata={"help": "A column to read as text, of all but --prompt_data."}
+    )
     limit: int | None = field(default=None, metadata={"help": "Use the first so many rows."})
     resume: bool = field(default=False, metadata={"help": "From the last complete checkpoint."})
 
@@ -324,13 +336,6 @@ def _prompts_of(data: str | None) -> list[Any]:
     """Return the prompts in a file of rows, or the lines of a plain text."""
     if data is None:
         return []
-    if data.lower().endswith(".txt"):
-        try:
-            lines = Path(data).read_text(encoding="utf-8-sig").splitlines()
-        except UnicodeDecodeError as error:
-            msg = f"{data} is not UTF-8 ({error}); save it in that encoding."
-            raise ValueError(msg) from error
-        return [line for line in lines if line.strip()]
     from send.data import load_prompts
 
     return load_prompts(data)
@@ -339,19 +344,11 @@ def _prompts_of(data: str | None) -> list[Any]:
 def _evaluate(arguments: list[str]) -> None:
     (options,) = _parsed("evaluate", [EvaluateOptions], arguments)
     _check_output(options.output)
+    _check_device(options.device)
     from send.evaluation import evaluate
 
-    found = evaluate(
-        options.model,
-        options.data,
-        num_samples=options.num_samples,
-        max_new_tokens=options.max_new_tokens,
-        max_prompts=options.max_prompts,
-        batch_size=options.batch_size,
-        level=options.level,
-        seed=options.seed,
-        progress=True,
-    )
+    settings = {k: v for k, v in vars(options).items() if k not in {"model", "data", "output"}}
+    found = evaluate(options.model, options.data, **settings, progress=True)
     print(found)
     if options.output is not None:
         found.save(options.output)
@@ -359,6 +356,9 @@ def _evaluate(arguments: list[str]) -> None:
 
 def _recipes(arguments: list[str]) -> None:
     """Print where one recipe is, or what all of them are for, by their first lines."""
+    if {"-h", "--help"} & set(arguments):
+        print(USAGE)
+        return
     for name in arguments:
         path = _recipe(name)
         if path is None:
@@ -380,12 +380,13 @@ def _train(arguments: list[str]) -> None:
     from send.trainer import train
 
     options, config = _parsed("train", [TrainOptions, SendConfig], arguments)
+    load = partial(load_texts, subset=options.subset, column=options.column)
     result = train(
         options.model,
-        load_texts(options.data, limit=options.limit, subset=options.subset, column=options.column),
-        tracking_dataset=options.tracking_data,
+        load(options.data, limit=options.limit),
+        tracking_dataset=None if options.tracking_data is None else load(options.tracking_data),
         prompt_dataset=options.prompt_data,
-        eval_dataset=options.eval_data,
+        eval_dataset=None if options.eval_data is None else load(options.eval_data),
         teacher=options.teacher,
         config=config,
         resume_from_checkpoint=options.resume or None,

@@ -47,7 +47,13 @@ PROMPTS = (
     Shape(("user_query",)),
     Shape(("text",)),
 )
-QUESTIONS = (*SHAPES[:3], *PROMPTS, SHAPES[-1])
+QUESTIONS = (
+    *SHAPES[:3],
+    *(Shape((asked, "answer")) for asked in ("question", "prompt", "user_query")),
+    *(Shape((asked, "reference")) for asked in ("question", "prompt", "user_query")),
+    *PROMPTS,
+    SHAPES[-1],
+)
 BUILDERS = {".json": "json", ".jsonl": "json", ".csv": "csv", ".parquet": "parquet"}
 
 
@@ -153,7 +159,8 @@ def load_questions(
     -------
     datasets.Dataset
         Columns ``prompt`` and ``completion``, or ``messages``, or else one of ``prompt``,
-        ``question``, ``user_query`` and ``text``. Broken and empty rows are left out, with a
+        ``question``, ``user_query`` and ``text``, the first three with ``answer`` or ``reference``
+        where there is one. Broken and empty rows are left out, with a
         warning.
 
     Raises
@@ -175,6 +182,8 @@ def _read(
         msg = f"limit is {limit}; expected at least 1 row."
         raise ValueError(msg)
     path = Path(path_or_name)
+    if path.suffix.lower() == ".txt" and path.is_file():
+        return _lines(path, limit, "prompt" if Shape(("prompt",)) in shapes else "text")
     local = path.is_file() or (path.suffix.lower() in BUILDERS and not path.is_dir())
     dataset = (
         _from_file(path, split, shapes)
@@ -183,6 +192,22 @@ def _read(
     )
     dataset = dataset if limit is None else dataset.select(range(min(limit, len(dataset))))
     return _of_known_shape(dataset, str(path_or_name), shapes)
+
+
+def _lines(path: Path, limit: int | None, column: str) -> Dataset:
+    """Return the lines of a plain text, without those that are empty."""
+    from datasets import Dataset
+
+    try:
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
+    except UnicodeDecodeError as error:
+        msg = f"{path} is not UTF-8 ({error}); save it in that encoding."
+        raise ValueError(msg) from error
+    found = [line for line in lines if line.strip()][:limit]
+    if not found:
+        msg = f"{path} is empty; expected a text in each line."
+        raise ValueError(msg)
+    return Dataset.from_dict({column: found})
 
 
 def _from_file(path: Path, split: str, shapes: Sequence[Shape]) -> Dataset:
@@ -352,7 +377,7 @@ def as_dataset(data: Dataset | Sequence[Any] | str | Path, *, text_column: str =
     from datasets import Dataset
 
     if isinstance(data, (str, Path)):
-        return load_texts(data)
+        return load_texts(data, column=None if text_column == "text" else text_column)
     if isinstance(data, Sequence) and all(isinstance(row, str) for row in data):
         data = [{text_column: text} for text in data]
     elif not isinstance(data, Dataset) and not (

@@ -107,6 +107,11 @@ class Distillation:
     temperature : float
         As for `send.divergence.forward_kl`.
 
+    Attributes
+    ----------
+    totals : Tensor, shape (3,)
+        Sums since the last line of the log: of L_KD, of L_SFT, and of tokens.
+
     Raises
     ------
     ValueError
@@ -147,7 +152,7 @@ class Distillation:
         self.vocabulary = min(teacher.vocabulary, inner.config.get_text_config().vocab_size)
         self._batch: _Batch | None = None
         self._kl = torch.zeros(0)
-        self._totals = torch.zeros(3)
+        self.totals = torch.zeros(3)
         self._model = student
 
     @contextmanager
@@ -187,8 +192,8 @@ class Distillation:
             self._kl = torch.zeros(0)
 
     def losses(self) -> torch.Tensor:
-        """Return sums since the last call: of L_KD, of L_SFT, and of tokens, shape (3,)."""
-        totals, self._totals = self._totals, torch.zeros_like(self._totals)
+        """Return `totals`, and begin anew."""
+        totals, self.totals = self.totals, torch.zeros_like(self.totals)
         return totals
 
     def _compare(self, _backbone: nn.Module, _inputs: Any, output: Any) -> None:
@@ -238,7 +243,7 @@ class Distillation:
         output.log_probs = sft * log_probs - kd * kl
         with torch.no_grad():
             totals = torch.stack([kl.sum(), -log_probs.sum(), mask.sum()])
-            self._totals = self._totals.to(totals.device) + totals
+            self.totals = self.totals.to(totals.device) + totals
         return output
 
 

@@ -166,6 +166,8 @@ def evaluate(
     data: Dataset | Sequence[Any] | str | Path,
     *,
     processing_class: PreTrainedTokenizerBase | None = None,
+    device: str | torch.device | None = None,
+    trust_remote_code: bool = False,
     num_samples: int = 10,
     temperature: float = 0.5,
     top_k: int = 5,
@@ -188,11 +190,14 @@ def evaluate(
         A causal language model, also inside a PEFT wrapper, which is left as it is; or where it is.
     data : datasets.Dataset, list of dict, list of str, str or Path
         Prompts; or rows with ``prompt`` (also ``question``, ``user_query``) and, where it is known,
-        its reference, ``completion``; or ``messages``, the last of the assistant being the
-        reference; or ``text``, whose second half by tokens is the reference of the first. Or a file
-        of such rows. Prompts with no room for an answer in the model are left out.
+        its reference, ``completion`` (also ``answer``, ``reference``); or ``messages``, the last
+        of the assistant being the reference; or ``text``, whose second half by tokens is the
+        reference of the first. Or a file of such rows. Prompts with no room for an answer in the
+        model are left out.
     processing_class : PreTrainedTokenizerBase, optional
         The tokenizer, if it is not where the model is.
+    device, trust_remote_code
+        Of a model that is loaded, as for `HallucinationScorer.from_pretrained`.
     num_samples, temperature, top_k, top_p, max_new_tokens
         Of the answers, as for `send.sampling.sample_answers`.
     layer, pooling
@@ -257,7 +262,12 @@ def evaluate(
     check_counts(max_prompts=max_prompts, batch_size=batch_size)
     given = draw(read_questions(data), max_prompts, seed)
     scorer = HallucinationScorer.from_pretrained(
-        model, processing_class=processing_class, layer=layer, pooling=pooling
+        model,
+        processing_class=processing_class,
+        device=device,
+        trust_remote_code=trust_remote_code,
+        layer=layer,
+        pooling=pooling,
     )
     tokenizer, places = scorer.processing_class, learned_positions(scorer.model)
     kept = slice(None if math.isinf(places) else int(places))

@@ -88,7 +88,7 @@ class EvaluationCallback(TrainerCallback):  # type: ignore[misc]  # mypy does no
         max_new_tokens: int = 64,
         layer: int = PENULTIMATE,
         pooling: str = "mean+last",
-        max_prompts: int | None = None,
+        max_prompts: int | None = 64,
         batch_size: int | None = None,
         level: float = 0.95,
         seed: int = 0,
@@ -125,7 +125,10 @@ class EvaluationCallback(TrainerCallback):  # type: ignore[misc]  # mypy does no
             Itself.
         """
         self._before_reporters = True
-        trainer.callback_handler.callbacks.insert(0, self)
+        callbacks = trainer.callback_handler.callbacks
+        if self in callbacks:
+            callbacks.remove(self)
+        callbacks.insert(0, self)
         return self
 
     # What Trainer calls -------------------------------------------------------------------------

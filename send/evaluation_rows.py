@@ -23,6 +23,7 @@ __all__ = ["EvaluationRow", "draw", "read_questions", "with_reference", "with_ro
 logger = logging.getLogger(__name__)
 
 PROMPT_COLUMNS = ("prompt", "question", "user_query")
+REFERENCE_COLUMNS = ("completion", "answer", "reference")
 
 
 @dataclass(frozen=True)
@@ -124,7 +125,7 @@ def with_reference(
         return _answered(before, [last], last["content"], tokenizer, kept)
     prompt = next((row[name] for name in PROMPT_COLUMNS if row.get(name)), None)
     if prompt is not None:
-        completion = row.get("completion")
+        completion = next((row[name] for name in REFERENCE_COLUMNS if row.get(name)), None)
         if not completion:
             return _alone(prompt)
         text = completion if isinstance(completion, str) else completion[-1]["content"]

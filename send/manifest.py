@@ -12,7 +12,7 @@ import os
 from pathlib import Path, PurePosixPath
 from typing import TypeAlias
 
-__all__ = ["Manifest", "fault_of", "flush", "flush_names", "manifest", "sync"]
+__all__ = ["Manifest", "fault_of", "flush", "flush_names", "manifest", "sync", "write_atomically"]
 
 Manifest: TypeAlias = dict[str, tuple[int, str]]
 """From the path of a file in the folder to its size in bytes and its fingerprint."""
@@ -123,6 +123,28 @@ def sync(descriptor: int) -> None:
     except OSError as error:
         if error.errno not in {errno.EINVAL, errno.ENOSYS, errno.ENOTSUP}:
             raise
+
+
+def write_atomically(file: Path, content: bytes) -> None:
+    """Write a file so that it is there as a whole, or as it was before.
+
+    Parameters
+    ----------
+    file : Path
+        In a folder that exists.
+    content : bytes
+        All of it.
+    """
+    unfinished = file.with_name(f"{file.name}.{os.getpid()}")
+    try:
+        with unfinished.open("wb") as target:
+            target.write(content)
+            target.flush()
+            sync(target.fileno())
+        unfinished.replace(file)
+    finally:
+        unfinished.unlink(missing_ok=True)
+    flush_names(file.parent)
 
 
 def _fingerprint(file: Path) -> str:

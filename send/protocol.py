@@ -327,7 +327,14 @@ class SensitivityDropout:
 
     @property
     def logs(self) -> Row:
-        """The last row of `history` as numbers to log, their names beginning with ``send/``."""
+        """The last row of `history` as numbers to log, their names beginning with ``send/``.
+
+        Raises
+        ------
+        RuntimeError
+            If there was no checkpoint yet.
+        """
+        self._require_a_checkpoint("log")
         return prefixed(self.history[-1])
 
     @property
@@ -351,15 +358,18 @@ class SensitivityDropout:
         RuntimeError
             If there was no checkpoint yet.
         """
-        if not self.history:
-            msg = "there is nothing to save before the first checkpoint; call checkpoint(step=0)."
-            raise RuntimeError(msg)
+        self._require_a_checkpoint("save")
         return SendState(
             step=self.history[-1]["step"] if step is None else step,
             embeddings=self.tracker.checkpoints,
             history=self.history,
             identity=self._identity(),
         )
+
+    def _require_a_checkpoint(self, what: str) -> None:
+        if not self.history:
+            msg = f"there is nothing to {what} before the first checkpoint: checkpoint(step=0)."
+            raise RuntimeError(msg)
 
     def restore(self, state: SendState) -> None:
         """Go on from a state: the mask is on at once. To be called after `attach`.

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from send.checkpoint import write_atomically
+from send.manifest import write_atomically
 
 __all__ = ["RunningSums"]
 
@@ -26,7 +26,7 @@ class RunningSums(TrainerCallback):  # type: ignore[misc]  # mypy does not follo
 
     Parameters
     ----------
-    trainer : SFTTrainer
+    trainer : SendTrainer
         With the names of Transformers 5 and TRL 1, which are not public.
     """
 
@@ -49,6 +49,9 @@ class RunningSums(TrainerCallback):  # type: ignore[misc]  # mypy does not follo
             "tokens": trainer._total_train_tokens,
             "metrics": trainer._metrics["train"],
         }
+        if trainer.distillation is not None:
+            totals = trainer.distillation.totals.to(trainer.args.device)
+            sums["distillation"] = trainer.accelerator.gather(totals[None]).tolist()
         if trainer.args.should_save:
             write_atomically(Path(folder) / FILE, json.dumps(sums).encode())
 
@@ -67,3 +70,5 @@ class RunningSums(TrainerCallback):  # type: ignore[misc]  # mypy does not follo
         trainer._globalstep_last_logged = sums["last_logged"]
         trainer._total_train_tokens = sums["tokens"]
         trainer._metrics["train"].update(sums["metrics"])
+        if trainer.distillation is not None and "distillation" in sums:
+            trainer.distillation.totals = torch.tensor(sums["distillation"][args.process_index])

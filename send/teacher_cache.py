@@ -17,6 +17,8 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
+from send.manifest import sync, write_atomically
+
 __all__ = ["ROWS_PER_FILE", "TeacherCache"]
 
 HEADER = "teacher_cache.json"
@@ -69,9 +71,7 @@ class TeacherCache:
         header = self.folder / HEADER
         self.folder.mkdir(parents=True, exist_ok=True)
         if not header.is_file():
-            unfinished = header.with_suffix(f".{os.getpid()}")
-            unfinished.write_text(json.dumps(identity, indent=1, sort_keys=True))
-            unfinished.replace(header)
+            write_atomically(header, json.dumps(identity, indent=1, sort_keys=True).encode())
         try:
             found = json.loads(header.read_text())
         except (json.JSONDecodeError, UnicodeDecodeError) as error:
@@ -131,7 +131,7 @@ class TeacherCache:
         try:
             save_file(content, unfinished, metadata=self._label(number))
             with unfinished.open("rb+") as file:
-                os.fsync(file.fileno())
+                sync(file.fileno())
             unfinished.replace(self._path(number))
         finally:
             unfinished.unlink(missing_ok=True)  # of a disk that is full

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import pickle
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from accelerate import PartialState
 from torch import nn
 from transformers import (
     BitsAndBytesConfig,
@@ -24,25 +21,21 @@ from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 from trl import SFTTrainer
 
 from send.callback import SendCallback
-from send.checkpoint import Row, check_complete, last_checkpoint, saving, write_atomically
+from send.checkpoint import Row, check_complete, last_checkpoint, saving
 from send.config import SendConfig
 from send.data import as_dataset, split_tracking
 from send.distillation import ROW, Distillation, distil
-from send.evaluation import Evaluation
 from send.evaluation_callback import COLUMNS, EvaluationCallback
-from send.plotting import plot_history, plot_run, plot_sensitivity
+from send.result import SendResult
 from send.running import RunningSums
 from send.teacher import Teacher
 from send.tracking import IGNORED
 
 if TYPE_CHECKING:
     from datasets import Dataset, IterableDataset
-    from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
-    from pandas import DataFrame
     from peft import PeftConfig
 
-__all__ = ["SendResult", "SendTrainer", "train"]
+__all__ = ["SendTrainer", "train"]
 
 logger = logging.getLogger(__name__)
 
@@ -60,6 +53,15 @@ def _rows(data: Rows | IterableDataset, args: SendConfig) -> Dataset | IterableD
     if isinstance(data, IterableDataset):
         return data
     return as_dataset(data, text_column=args.dataset_text_field)
+
+
+def _each(
+    data: Rows | dict[str, Dataset] | None, args: SendConfig
+) -> Dataset | IterableDataset | dict[str, Any] | None:
+    """Return the rows to evaluate on; of several sets each."""
+    if isinstance(data, dict):
+        return {name: _rows(rows, args) for name, rows in data.items()}
+    return None if data is None else _rows(data, args)
 
 
 def _with_labels(tokenized: Any, given: Any) -> Any:
@@ -221,7 +223,7 @@ class SendTrainer(SFTTrainer):  # type: ignore[misc]  # mypy does not follow trl
         tracking_dataset: Rows | None = None,
         prompt_dataset: Rows | None = None,
         teacher: PreTrainedModel | str | Path | None = None,
-        eval_dataset: Dataset | dict[str, Dataset] | None = None,
+        eval_dataset: Rows | IterableDataset | dict[str, Dataset] | None = None,
         processing_class: PreTrainedTokenizerBase | None = None,
         data_collator: Any = None,
         callbacks: list[TrainerCallback] | None = None,
@@ -230,6 +232,9 @@ class SendTrainer(SFTTrainer):  # type: ignore[misc]  # mypy does not follow trl
         peft_config: PeftConfig | None = None,
     ) -> None:
         args = SendConfig() if args is None else args
+        if args.kd_cache is not None and teacher is None:
+            msg = f"kd_cache is {args.kd_cache}, but there is no teacher; pass teacher=, too."
+            raise ValueError(msg)
         train_dataset = _rows(train_dataset, args)
         _check_columns(train_dataset, args)
         if args.eval_strategy != "no" and eval_dataset is None:
@@ -249,7 +254,7 @@ class SendTrainer(SFTTrainer):  # type: ignore[misc]  # mypy does not follow trl
             args,
             data_collator=data_collator,
             train_dataset=train_dataset,
-            eval_dataset=eval_dataset,
+            eval_dataset=_each(eval_dataset, args),
             processing_class=processing_class,
             callbacks=callbacks,
             optimizers=optimizers,
@@ -315,8 +320,10 @@ class SendTrainer(SFTTrainer):  # type: ignore[misc]  # mypy does not follow trl
         Parameters
         ----------
         resume_from_checkpoint : str, Path or bool, optional
-            A checkpoint folder, or True. A folder that a killed process left half written is
-            passed over, which `Trainer` would not do, and refused if it is named.
+            A checkpoint folder, or True; unless given, ``args.resume_from_checkpoint``, which
+            `Trainer` passes over, and False is not to resume. A folder that a killed process left
+            half written is passed over with True, which `Trainer` would not do, and refused if it
+            is named.
         trial, ignore_keys_for_eval
             As for `Trainer.train`.
 
@@ -332,16 +339,10 @@ class SendTrainer(SFTTrainer):  # type: ignore[misc]  # mypy does not follow trl
         OSError
             If a checkpoint cannot be written, as on a full disk. The one before is kept.
         """
-        folder = resume_from_checkpoint or None
-        if folder is True:
-            folder = last_checkpoint(self.args.output_dir)
-            if folder is None:
-                msg = f"there is no complete checkpoint in {self.args.output_dir} to resume from."
-                raise ValueError(msg)
-        elif folder is not None:
-            check_complete(folder)
-        self.send.resume_from = folder
-        self._sums.folder = None if folder is None else Path(folder)
+        if resume_from_checkpoint is None:
+            resume_from_checkpoint = self.args.resume_from_checkpoint
+        folder = self._checkpoint_of(resume_from_checkpoint)
+        self.send.resume_from = self._sums.folder = folder
         distilling = nullcontext() if self.distillation is None else self.distillation.attached()
         try:
             with distilling:
@@ -354,6 +355,19 @@ class SendTrainer(SFTTrainer):  # type: ignore[misc]  # mypy does not follow trl
         finally:
             self.send.close()
 
+    def _checkpoint_of(self, asked: str | Path | bool | None) -> Path | None:
+        """Return the folder to resume from, None to begin."""
+        if not asked:
+            return None
+        if str(asked).lower() != "true":  # a setting of the command line is a text
+            check_complete(asked)  # type: ignore[arg-type]
+            return Path(str(asked))
+        folder = last_checkpoint(self.args.output_dir)
+        if folder is None:
+            msg = f"there is no complete checkpoint in {self.args.output_dir} to resume from."
+            raise ValueError(msg)
+        return folder
+
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
         folder = Path(self._get_output_dir(trial=trial))
         checkpoint = f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}"
@@ -362,86 +376,13 @@ class SendTrainer(SFTTrainer):  # type: ignore[misc]  # mypy does not follow trl
             self._sums.write(folder / checkpoint)
 
 
-@dataclass(frozen=True, eq=False, kw_only=True)
-class SendResult:
-    """A trained model and the record of its training.
-
-    Attributes
-    ----------
-    model : nn.Module
-        In evaluation mode, without mask: what `transformers` would load after `save`.
-    processing_class : PreTrainedTokenizerBase
-        Its tokenizer.
-    history : list of dict
-        One row a checkpoint: see `SensitivityDropout`; and if there were prompts to evaluate on, in
-        the same row what `EvaluationCallback` found there.
-    evaluation : Evaluation or None
-        The last one of those, with the answers; None if a resumed training made none.
-    gather : callable, optional
-        Returns the weights whole, where the model holds only the share of this process.
-    """
-
-    model: nn.Module
-    processing_class: PreTrainedTokenizerBase
-    history: list[Row]
-    evaluation: Evaluation | None = None
-    gather: Callable[[], dict[str, Any]] | None = None
-
-    def to_pandas(self) -> DataFrame:
-        """Return the history as a table, one row a checkpoint."""
-        from pandas import DataFrame
-
-        return DataFrame(self.history)
-
-    def save(self, folder: str | Path) -> None:
-        """Write the model and its tokenizer as Transformers does, and the history.
-
-        Parameters
-        ----------
-        folder : str or Path
-            Made if it is not there. The history is ``send_history.json``; ``send_history.csv`` has
-            one number a cell: of the dropped indices how many, and no sensitivities.
-
-        Notes
-        -----
-        Of a training on several processes each has to call this; the main one writes.
-        """
-        model: Any = self.model
-        weights = None if self.gather is None else self.gather()
-        processes = PartialState()
-        if processes.is_main_process:
-            with saving("the model", folder):
-                model.save_pretrained(folder, state_dict=weights)
-                self.processing_class.save_pretrained(folder)
-                self._write_history(Path(folder))
-        processes.wait_for_everyone()
-
-    def _write_history(self, folder: Path) -> None:
-        write_atomically(folder / "send_history.json", json.dumps(self.history, indent=1).encode())
-        table = self.to_pandas().drop(columns="sensitivity")
-        table["masked"] = table["masked"].map(len)
-        write_atomically(folder / "send_history.csv", table.to_csv(index=False).encode())
-
-    def plot(self) -> Figure:
-        """Plot the whole training, a panel for each kind of number: `send.plotting.plot_run`."""
-        return plot_run(self.history)
-
-    def plot_scores(self, *, ax: Axes | None = None) -> Axes:
-        """Plot EigenScore and loss over the checkpoints: `send.plotting.plot_history`."""
-        return plot_history(self.history, ax=ax)
-
-    def plot_sensitivity(self, *, ax: Axes | None = None) -> Axes:
-        """Plot the sensitivity of each index: `send.plotting.plot_sensitivity`."""
-        return plot_sensitivity(self.history, ax=ax)
-
-
 def train(
     model: str | Path | PreTrainedModel,
     train_dataset: Rows | IterableDataset,
     *,
     tracking_dataset: Rows | None = None,
     prompt_dataset: Rows | None = None,
-    eval_dataset: Rows | None = None,
+    eval_dataset: Rows | IterableDataset | dict[str, Dataset] | None = None,
     teacher: PreTrainedModel | str | Path | None = None,
     config: SendConfig | None = None,
     processing_class: PreTrainedTokenizerBase | None = None,
@@ -522,7 +463,7 @@ def train(
         train_dataset=train_dataset,
         tracking_dataset=tracking_dataset,
         prompt_dataset=prompt_dataset,
-        eval_dataset=None if eval_dataset is None else as_dataset(eval_dataset),
+        eval_dataset=eval_dataset,
         teacher=teacher,
         processing_class=processing_class,
         callbacks=callbacks,

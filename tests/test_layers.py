@@ -30,7 +30,7 @@ SEND = """
     masking shapes lines data tracking intervals rouge evaluation_rows evaluation manifest
     checkpoint world.words world.facts world.population world.rows world.tokens
     world.closed_world world.rates world.__init__ plotting protocol callback
-    evaluation_callback divergence teacher_cache teacher distillation config running trainer
+    evaluation_callback divergence teacher_cache teacher distillation config result running trainer
     __init__ experiment demo cli __main__
 """
 
@@ -52,7 +52,7 @@ HEAVY = {
 OF_MODELS = """
     hidden embeddings _generation sampling scorer masking tracking evaluation_rows evaluation
     checkpoint protocol callback evaluation_callback divergence teacher_cache teacher distillation
-    config running trainer world.tokens experiment
+    config result running trainer world.tokens experiment
 """
 """The files of `send` that handle models: these import torch and transformers right away."""
 

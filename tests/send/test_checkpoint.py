@@ -17,7 +17,7 @@ from transformers import TrainerCallback
 import send.checkpoint
 from send.checkpoint import STATE_FILE, check_complete, last_checkpoint, read_state
 from send.manifest import BLOCK, BLOCKS, fault_of, flush, manifest
-from send.trainer import SendResult
+from send.result import SendResult
 from tests.send.interruption import LAST, a_trainer, assert_equal, outcome
 
 SETTINGS = {"max_steps": 12, "save_total_limit": None}

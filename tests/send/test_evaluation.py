@@ -269,7 +269,9 @@ def test_files_data_sets_and_lists(tmp_path):
     assert read_questions(str(file)) == read_questions(ROWS) == ROWS
     assert read_questions(["a", "b"]) == ["a", "b"]
     (tmp_path / "alone.csv").write_text("question,answer\na,b\n")
-    assert read_questions(tmp_path / "alone.csv") == [{"question": "a"}]
+    answered = [{"question": "a", "answer": "b"}]
+    assert read_questions(tmp_path / "alone.csv") == answered
+    assert read_questions(answered) == answered
     texts = Dataset.from_dict({"text": ["a b"]})
     assert read_questions(texts) == [{"text": "a b"}]
 

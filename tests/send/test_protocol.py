@@ -404,7 +404,7 @@ def test_accelerate_saves_and_loads_it_with_everything_else(tmp_path):
     assert_same(weights(model), weights(trained))
 
 
-def test_the_loop_in_the_documentation_runs(tmp_path):
+def documented_loop(tmp_path, *, resuming=False, stopped=False):
     text = (Path(__file__).parents[2] / "docs" / "send.md").read_text()
     code = next(part for part in re.findall(r"```python\n(.*?)```", text, re.S) if "attach" in part)
     accelerator, model = Accelerator(cpu=True), a_model()
@@ -413,14 +413,25 @@ def test_the_loop_in_the_documentation_runs(tmp_path):
     model, optimizer, loader = accelerator.prepare(model, optimizer, loader)
     names = {
         "accelerator": accelerator, "model": model, "optimizer": optimizer, "loader": loader,
-        "epochs": 5, "tokenizer": None, "tracking_rows": ROWS,
-        "send": SimpleNamespace(SensitivityDropout=a_send),
+        "epochs": 5, "tokenizer": None, "tracking_rows": ROWS, "resuming": resuming,
+        "folder": tmp_path / "state", "send": SimpleNamespace(SensitivityDropout=a_send),
     }  # fmt: skip
-    exec(code, names)
-    history = names["dropout"].history
-    assert [(row["step"], len(row["masked"])) for row in history] == [
+    if stopped:
+        accelerator.log = lambda _, step: 1 / (step < 8)
+        with pytest.raises(ZeroDivisionError):
+            exec(code, names)
+    else:
+        exec(code, names)
+    return names["dropout"].history
+
+
+def test_the_loop_in_the_documentation_runs_and_resumes(tmp_path):
+    whole = documented_loop(tmp_path)
+    assert [(row["step"], len(row["masked"])) for row in whole] == [
         (0, 0), (2, 0), (4, 3), (6, 0), (8, 0), (10, 0),
     ]  # fmt: skip
+    documented_loop(tmp_path / "stopped", stopped=True)
+    assert documented_loop(tmp_path / "stopped", resuming=True) == whole
 
 
 # Mechanics ----------------------------------------------------------------------------------------

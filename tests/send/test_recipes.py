@@ -131,7 +131,7 @@ def test_accelerate_knows_every_setting(name):
 def test_each_gpu_has_a_copy(monkeypatch, processes):
     parsed = launched(monkeypatch, "ddp", processes)
     assert parsed.multi_gpu
-    assert parsed.mixed_precision == "bf16"
+    assert parsed.mixed_precision == "no"  # or --bf16 False would not be heard
 
 
 @pytest.mark.parametrize("processes", [1, 4])
