@@ -11,6 +11,7 @@ import torch
 from datasets import Dataset
 from peft import LoraConfig, get_peft_model
 
+from send.data import load_texts
 from send.evaluation import METRICS, evaluate, reference_nll
 from send.evaluation_rows import draw, read_questions, with_reference, with_room
 from send.masking import SensitivityMask
@@ -272,6 +273,9 @@ def test_files_data_sets_and_lists(tmp_path):
     answered = [{"question": "a", "answer": "b"}]
     assert read_questions(tmp_path / "alone.csv") == answered
     assert read_questions(answered) == answered
+    (tmp_path / "lines.txt").write_text("Where?\n\nWho?\n")
+    assert read_questions(tmp_path / "lines.txt") == [{"prompt": "Where?"}, {"prompt": "Who?"}]
+    assert load_texts(tmp_path / "lines.txt")["text"] == ["Where?", "Who?"]
     texts = Dataset.from_dict({"text": ["a b"]})
     assert read_questions(texts) == [{"text": "a b"}]
 

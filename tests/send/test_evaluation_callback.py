@@ -23,7 +23,7 @@ from transformers.integrations.integration_utils import rewrite_logs
 from send.config import SendConfig
 from send.evaluation import METRICS, evaluate
 from send.evaluation_callback import COLUMNS, EvaluationCallback
-from send.trainer import train
+from send.trainer import SendTrainer, train
 
 pytestmark = [
     # PEFT and TRL read attributes that Transformers has renamed.
@@ -254,6 +254,17 @@ def test_an_evaluation_outside_a_training(tiny_model, tokenizer, tmp_path):
 def test_options_are_checked_at_once(options, text):
     with pytest.raises(ValueError, match=text):
         EvaluationCallback(ASKED, **options)
+
+
+def test_added_twice_it_is_there_once(tiny_model, tokenizer, tmp_path):
+    trainer = SendTrainer(
+        tiny_model, config(tmp_path, max_steps=1), train_dataset=TEXTS, tracking_dataset=TEXTS[:4],
+        processing_class=tokenizer,
+    )  # fmt: skip
+    for callback in (EvaluationCallback(ASKED), trainer.send):
+        assert callback.add_to(trainer) is callback.add_to(trainer) is callback
+        assert trainer.callback_handler.callbacks[0] is callback
+        assert trainer.callback_handler.callbacks.count(callback) == 1
 
 
 # In SendTrainer ----------------------------------------------------------------------------------

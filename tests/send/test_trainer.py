@@ -329,8 +329,10 @@ def test_stopped_and_resumed_it_ends_as_if_unbroken(tiny_model, tokenizer, tmp_p
 
 
 def test_a_checkpoint_can_be_named_and_be_anywhere(tiny_model, tokenizer, tmp_path):
-    def run(folder, resume=None):
-        settings = config(folder, save_strategy="epoch", logging_steps=1, save_total_limit=None)
+    def run(folder, resume=None, **options):
+        settings = config(
+            folder, save_strategy="epoch", logging_steps=1, save_total_limit=None, **options
+        )
         return train(
             copy.deepcopy(tiny_model),
             TEXTS,
@@ -344,6 +346,14 @@ def test_a_checkpoint_can_be_named_and_be_anywhere(tiny_model, tokenizer, tmp_pa
     resumed = run(tmp_path / "second", resume=moved)
     assert resumed.history == whole.history
     assert torch.equal(logits(resumed.model), logits(whole.model))
+    # By the settings: from there, or from the last one; Trainer would begin again.
+    named = run(tmp_path / "third", resume_from_checkpoint=str(moved), max_steps=1 + 2 * EPOCH)
+    last = run(tmp_path / "second", resume_from_checkpoint="True", max_steps=1 + 3 * EPOCH)
+    assert not (tmp_path / "third" / f"checkpoint-{EPOCH}").exists()
+    assert named.history == whole.history[:3]
+    assert last.history == whole.history
+    again = run(tmp_path / "second", resume=False, resume_from_checkpoint="True", max_steps=1)
+    assert len(again.history) == 1
 
 
 def test_nothing_to_resume_from(tiny_model, tokenizer, tmp_path):
@@ -355,6 +365,26 @@ def test_nothing_to_resume_from(tiny_model, tokenizer, tmp_path):
             processing_class=tokenizer,
             resume_from_checkpoint=True,
         )
+
+
+def test_a_cache_without_a_teacher(tiny_model, tokenizer, tmp_path):
+    settings = config(tmp_path, kd_cache=str(tmp_path / "cache"))
+    with pytest.raises(ValueError, match="there is no teacher"):
+        train(tiny_model, TEXTS, config=settings, processing_class=tokenizer)
+
+
+def test_several_sets_to_evaluate_on(tiny_model, tokenizer, tmp_path):
+    file = tmp_path / "texts.csv"
+    file.write_text("body\n" + "\n".join(TEXTS[:3]) + "\n")
+    settings = config(tmp_path, dataset_text_field="body", eval_strategy="epoch", max_steps=EPOCH)
+    trainer = SendTrainer(
+        tiny_model, settings, train_dataset=TEXTS, eval_dataset={"file": file, "list": TEXTS[:3]},
+        processing_class=tokenizer,
+    )  # fmt: skip
+    trainer.train()
+    (row,) = [row for row in trainer.state.log_history if "eval_file_loss" in row]
+    (other,) = [row for row in trainer.state.log_history if "eval_list_loss" in row]
+    assert row["eval_file_loss"] == other["eval_list_loss"]
 
 
 def test_no_hook_remains_after_an_exception(tiny_model, tokenizer, tmp_path):
