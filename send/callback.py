@@ -206,11 +206,12 @@ class SendCallback(TrainerCallback):  # type: ignore[misc]  # mypy does not foll
                 "SendCallback(...).add_to(trainer) in the place of callbacks=[...].",
                 ", ".join(args.report_to),
             )
-        self._rotation = Rotation(args)
+        self._rotation = None if args.save_only_model else Rotation(args)
         if state.global_step > 0:
             folder = find_checkpoint(self._places(args, state), state.global_step)
             saved = read_state(folder)
             _check_log(saved, state)
+            self._check_steps(saved)
             self.dropout.restore(saved)
             load_renamed_weights(model, folder)
         else:
@@ -273,6 +274,7 @@ class SendCallback(TrainerCallback):  # type: ignore[misc]  # mypy does not foll
         self.dropout.detach()
         if self._rotation is not None:
             self._rotation.give_back()
+            self._rotation = None
 
     # One checkpoint -----------------------------------------------------------------------------
 
@@ -288,6 +290,15 @@ class SendCallback(TrainerCallback):  # type: ignore[misc]  # mypy does not foll
         )
         self._unlogged = prefixed(row)
         state.log_history.append(_log_entry(row))
+
+    def _check_steps(self, saved: SendState) -> None:
+        last = saved.history[-1]
+        if self.steps and last["step"] != last["checkpoint"] * self.steps:
+            msg = (
+                f"checkpoint {last['checkpoint']} of the training was at step {last['step']}, but "
+                f"every is {self.steps}; resume with every as it was."
+            )
+            raise ValueError(msg)
 
     def _last_loss(self, state: TrainerState) -> float | None:
         since = self.history[-1]["step"] if self.history else 0

@@ -1,6 +1,6 @@
 """What SenD must remember across a restart, as one safetensors file in each checkpoint folder.
 
-Arrays as tensors, the rest as JSON in the file's metadata. The file is written after everything
+Arrays as tensors, the rest as JSON. The file is written after everything
 else in the folder, all at once, and lists what it found there: a checkpoint is complete if it has
 one and the files are still those.
 """
@@ -93,8 +93,14 @@ def write_state(state: SendState, folder: Path) -> None:
         "files": json.dumps(manifest(folder, without=STATE_FILE)),
     }
     digest = _digest(state.embeddings, texts)
-    content = save({"embeddings": state.embeddings}, metadata={**texts, "digest": digest})
+    # A tensor, since readers refuse a header of more than 100 MB.
+    tensors = {"embeddings": state.embeddings, "send": _bytes_of(texts.pop("send"))}
+    content = save(tensors, metadata={**texts, "digest": digest})
     write_atomically(folder / STATE_FILE, content)
+
+
+def _bytes_of(text: str) -> np.ndarray[Any, Any]:
+    return np.frombuffer(text.encode(), np.uint8)
 
 
 def _digest(embeddings: np.ndarray[Any, Any], texts: dict[str, str]) -> str:
@@ -133,6 +139,7 @@ def _read(folder: Path) -> tuple[SendState, Manifest]:
         with safe_open(file, framework="np") as content:
             texts = content.metadata()
             embeddings = content.get_tensor("embeddings")
+            texts["send"] = content.get_tensor("send").tobytes().decode(errors="replace")
         if texts["format"] != FORMAT:
             msg = (
                 f"{file} has format {texts['format']}, but this version of send reads format "

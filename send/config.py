@@ -16,6 +16,9 @@ from send.selection import check_selection
 
 __all__ = ["SendConfig"]
 
+NEITHER = {"eigenscore", "ees", "entropy", "distinct", "length"}
+"""Metrics of an evaluation that say how answers are, not how good."""
+
 
 def _option(default: Any, text: str) -> Any:
     return field(default=default, metadata={"help": text})
@@ -96,7 +99,23 @@ class SendConfig(SFTConfig):  # type: ignore[misc]  # mypy does not follow trl
         # The switch has a new name in Transformers, which warns of TRL's default under the old one.
         if getattr(self, "activation_checkpointing", False) is None:
             self.activation_checkpointing = self.gradient_checkpointing
+        self._check_direction()
         super().__post_init__()
+
+    def _check_direction(self) -> None:
+        """Know which end of a metric of ours is better: Transformers takes the larger one."""
+        asked, given = str(self.metric_for_best_model), vars(self)
+        name = asked.rpartition("send/")[2]
+        if name == asked or given["greater_is_better"] is not None:
+            return
+        if name == "perplexity":
+            self.greater_is_better = False
+        elif name in NEITHER:
+            msg = (
+                f"metric_for_best_model is {asked!r}, of which neither end is better as such; pass "
+                "greater_is_better=, too."
+            )
+            raise ValueError(msg)
 
     def __repr__(self) -> str:
         """Return the settings as `TrainingArguments` does, without tokens."""

@@ -109,7 +109,11 @@ def load_texts(
     if column is None:
         return _read(path_or_name, split, limit, SHAPES, subset)
     rows = _read(path_or_name, split, limit, [Shape((column,))], subset)
-    return rows if column == "text" else rows.rename_column(column, "text")
+    return (
+        rows
+        if column not in rows.column_names[:1] or column == "text"
+        else (rows.rename_column(column, "text"))
+    )
 
 
 def load_prompts(
@@ -377,7 +381,10 @@ def as_dataset(data: Dataset | Sequence[Any] | str | Path, *, text_column: str =
     from datasets import Dataset
 
     if isinstance(data, (str, Path)):
-        return load_texts(data, column=None if text_column == "text" else text_column)
+        shapes = [*SHAPES[:3], Shape((text_column,)), SHAPES[-1]]
+        rows = _read(data, "train", None, shapes)
+        named = text_column if "text" in rows.column_names else None
+        return rows if named in (None, "text") else rows.rename_column("text", named)
     if isinstance(data, Sequence) and all(isinstance(row, str) for row in data):
         data = [{text_column: text} for text in data]
     elif not isinstance(data, Dataset) and not (

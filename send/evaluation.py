@@ -363,4 +363,5 @@ def _summed_nll(
     logits = model(**accepted_inputs(model, inputs)).logits[:, -width - 1 : -1]
     counted, actual = counted[:, first:], labels[:, first:]
     nll = functional.cross_entropy(logits[counted].float(), actual[counted], reduction="none")
-    return nll.new_zeros(len(ids)).index_add(0, counted.nonzero()[:, 0], nll)
+    of_rows = torch.split(nll, counted.sum(dim=1).tolist())  # index_add has no order on GPUs
+    return torch.stack([of_row.sum() for of_row in of_rows])

@@ -19,6 +19,7 @@ from send.evaluation import METRICS, Evaluation, check_counts, evaluate
 from send.evaluation_rows import draw, read_questions
 from send.hidden import PENULTIMATE
 from send.intervals import check_level
+from send.protocol import agreed
 from send.sampling import check_generation
 
 if TYPE_CHECKING:
@@ -204,6 +205,7 @@ class EvaluationCallback(TrainerCallback):  # type: ignore[misc]  # mypy does no
             for end, value in zip(ENDS, (metric.value, metric.low, metric.high), strict=True):
                 if math.isfinite(value):
                     row[f"eval_{name}{end}"] = value
+        row = agreed(row)
         self.history.append(row)
         self._unlogged = _logged(row)
         state.log_history.append({**self._unlogged, **place})

@@ -31,7 +31,7 @@ from send.tracking import TrackingSet, Watched, read_rows, with_fitting_prompts
 if TYPE_CHECKING:
     from datasets import Dataset
 
-__all__ = ["SensitivityDropout", "prefixed"]
+__all__ = ["SensitivityDropout", "agreed", "prefixed"]
 
 logger = logging.getLogger(__name__)
 
@@ -310,7 +310,7 @@ class SensitivityDropout:
                 "eigenscore_stderr": error,
                 **self._select(at, watched),
             }
-        row = _agreed(row)
+        row = agreed(row)
         at.mask.set(row["masked"])
         self.history.append(row)
         return row
@@ -491,7 +491,10 @@ class SensitivityDropout:
             "cooldown": self.cooldown,
             "aggregate": self.tracker.aggregate,
             "rescale": self.rescale,
-            "seed": self.seed if self.selection in {"random", "magnitude-matched"} else None,
+            "score_prompts": self.score_prompts,
+            "num_samples": self.num_samples,
+            "max_new_tokens": self.max_new_tokens,
+            "seed": self.seed,
         }
 
     def _check_share(self, size: int) -> None:
@@ -590,8 +593,11 @@ def _uncompiled(model: nn.Module) -> AbstractContextManager[Any]:
     return torch.compiler.set_stance("force_eager") if compiled else nullcontext()
 
 
-def _agreed(row: Row) -> Row:
-    """Return the row of the first process, which may differ from that of another in last bits."""
+def agreed(row: Row) -> Row:
+    """Return the row of the first process, which may differ from that of another in last bits.
+
+    Every process has to call this. What is decided by a row is then decided alike.
+    """
     if not (distributed.is_available() and distributed.is_initialized()):
         return row
     rows = [row]

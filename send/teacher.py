@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import nn
+from torch.distributed.fsdp import FSDPModule
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
@@ -32,7 +33,11 @@ def logits_of(model: PreTrainedModel, states: torch.Tensor) -> torch.Tensor:
     The same as in TRL's fused output layer, which never builds the logits that this needs.
     """
     config = model.config.get_text_config()
-    logits: torch.Tensor = model.get_output_embeddings()(states)
+    head: Any = model.get_output_embeddings()
+    # FSDP counts the calls of a module that it has divided, of which processes may make different
+    # numbers; its weights are here since the last norm, with which it shares them.
+    divided = isinstance(head, FSDPModule)
+    logits: torch.Tensor = head.forward(states) if divided else head(states)
     scales = ("logit_scale", "output_multiplier", "lm_head_multiplier")
     known = (getattr(config, name, None) for name in scales)
     scale = next((value for value in known if value is not None), None)

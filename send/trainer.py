@@ -122,6 +122,12 @@ def _callback(tracking_dataset: Dataset, args: SendConfig) -> SendCallback:
             "labels."
         )
         raise ValueError(msg)
+    if args.truncation_mode != "keep_start":
+        msg = (
+            f"truncation_mode is {args.truncation_mode!r}; rows of the tracking set are cut at "
+            "their ends, so expected 'keep_start', or rows that are no longer than max_length."
+        )
+        raise ValueError(msg)
     if text in columns and text != "text":
         tracking_dataset = tracking_dataset.select_columns([text]).rename_column(text, "text")
     return SendCallback(
@@ -354,6 +360,13 @@ class SendTrainer(SFTTrainer):  # type: ignore[misc]  # mypy does not follow trl
             raise ValueError(msg) from error
         finally:
             self.send.close()
+
+    def _run_epoch(self, *args: Any, **named: Any) -> None:
+        """Train for an epoch, unless the training had converged when it was stopped."""
+        if self.send.dropout.converged:
+            self.control.should_training_stop = True
+        else:
+            super()._run_epoch(*args, **named)
 
     def _checkpoint_of(self, asked: str | Path | bool | None) -> Path | None:
         """Return the folder to resume from, None to begin."""

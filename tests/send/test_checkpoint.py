@@ -126,10 +126,12 @@ def test_a_copy_elsewhere_is_complete_with_notes_about_it(folder, tmp_path):
 
 def rewritten(folder, **changed):
     with safe_open(folder / STATE_FILE, "np") as content:
-        texts, embeddings = content.metadata(), content.get_tensor("embeddings")
+        texts = content.metadata()
+        tensors = {name: content.get_tensor(name) for name in content.keys()}  # noqa: SIM118
     texts.update(changed)
-    texts["digest"] = send.checkpoint._digest(embeddings, texts)
-    save_file({"embeddings": embeddings}, folder / STATE_FILE, texts)
+    known = {**texts, "send": tensors["send"].tobytes().decode()}
+    texts["digest"] = send.checkpoint._digest(tensors["embeddings"], known)
+    save_file(tensors, folder / STATE_FILE, texts)
 
 
 def test_a_state_of_another_format_is_refused(folder):
@@ -224,9 +226,18 @@ def test_other_errors_of_a_save_are_left_as_they_are(tmp_path, monkeypatch):
 
 
 def test_weights_alone_are_not_resumed_from(tmp_path, caplog):
-    a_trainer(str(tmp_path), max_steps=4, save_only_model=True).train()
+    a_trainer(str(tmp_path), max_steps=8, save_only_model=True).train()
     assert "holds the model only: it cannot be resumed from" in caplog.text
     assert last_checkpoint(tmp_path) is None
+    assert [folder.name for folder in tmp_path.glob("checkpoint-*")] == ["checkpoint-8"]  # 1 kept
+
+
+def test_a_limit_may_change_between_trainings(tmp_path):
+    trainer = a_trainer(str(tmp_path), max_steps=4)
+    trainer.train()
+    trainer.args.save_total_limit = 3
+    trainer.train()
+    assert trainer.args.save_total_limit == 3
 
 
 def test_old_checkpoints_go_when_the_new_one_is_complete(tmp_path):

@@ -19,6 +19,7 @@ from torch.distributed.fsdp import fully_shard
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 from trl.trainer.utils import add_fused_lm_head
 
+from send import distillation
 from send.config import SendConfig
 from send.distillation import Distillation
 from send.teacher import Teacher
@@ -79,20 +80,29 @@ def trained(folder, *, processes, cached):
     return {"log": torch.tensor(log), "weights": trainer.model.state_dict()}
 
 
-def gradients(shard):
-    """Those of one batch in each process, averaged over them."""
+def gradients(shard, together=()):
+    """Those of one batch in each process, averaged over them.
+
+    Some modules may be `together`, as Accelerate has the last norm and the output layer.
+    """
     mesh = init_device_mesh("cpu", (distributed.get_world_size(),))
     student = a_model(0)
     add_fused_lm_head(student)
     teacher = Teacher(a_model(1), device=torch.device("cpu"))
-    distillation = Distillation(student, teacher, weight=0.7)
+    both = Distillation(student, teacher, weight=0.7)
     torch.manual_seed(distributed.get_rank())
     ids = torch.randint(2, len(VOCABULARY), (2, 9))
-    inputs = {"input_ids": ids, "labels": ids.clone()}
-    with distillation.attached(), distillation.batch(inputs):
+    labels = ids.clone()
+    labels[:, 4 + 3 * distributed.get_rank() :] = -100  # so that portions differ in number
+    inputs = {"input_ids": ids, "labels": labels}
+    with both.attached(), both.batch(inputs):
         if shard:
-            for part in (*student.model.layers, student):
+            for part in student.model.layers:
                 fully_shard(part, mesh=mesh, reshard_after_forward=True)
+            if together:
+                parts = [student.get_submodule(name) for name in together]
+                fully_shard(parts, mesh=mesh, reshard_after_forward=False)
+            fully_shard(student, mesh=mesh, reshard_after_forward=not together)
         (-student(**inputs, fused_lm_head=True).log_probs.sum()).backward()
     for parameter in student.parameters():
         if not shard:
@@ -105,10 +115,12 @@ def gradients(shard):
 
 def main(folder):
     torch.set_num_threads(1)
+    distillation.PORTION = 3 * len(VOCABULARY)
     result = {
         "live": trained(folder, processes=2, cached=False),
         "cached": trained(folder, processes=2, cached=True),
         "sharded": gradients(shard=True),
+        "as Accelerate": gradients(shard=True, together=("model.norm", "lm_head")),
         "whole": gradients(shard=False),
     }
     torch.save(result, folder / f"rank{os.environ['RANK']}.pt")
@@ -157,9 +169,10 @@ def test_as_in_one_process(ranks, tmp_path, teacher, monkeypatch):
     torch.testing.assert_close(second["weights"], first["weights"], rtol=0, atol=0)
 
 
-def test_sharded_weights_have_the_same_gradients(ranks):
+@pytest.mark.parametrize("how", ["sharded", "as Accelerate"])
+def test_sharded_weights_have_the_same_gradients(ranks, how):
     for rank in ranks:
-        torch.testing.assert_close(rank["sharded"], rank["whole"], rtol=1e-5, atol=1e-7)
+        torch.testing.assert_close(rank[how], rank["whole"], rtol=1e-5, atol=1e-7)
 
 
 if __name__ == "__main__":

@@ -288,12 +288,19 @@ def test_a_state_of_another_step_is_refused(tmp_path):
         ({"pooling": "last", "tracked": TRACKED[1:]}, "tracking set and pooling"),
         ({"window": 4, "hold": 1}, "window and hold"),
         ({"drop_fraction": 0.5, "aggregate": "mean-first"}, "drop_fraction and aggregate"),
+        ({"score_prompts": 1, "seed": 7}, "score_prompts and seed"),
     ],
 )
 def test_a_training_of_other_options_is_refused(tmp_path, options, what):
     interrupted(tmp_path)
     with pytest.raises(ValueError, match=f"has another {what} than this training"):
         a_trainer(tmp_path, send=a_send(**options)).train(resume_from_checkpoint=True)
+
+
+def test_checkpoints_at_other_steps_are_refused(tmp_path):
+    interrupted(tmp_path)
+    with pytest.raises(ValueError, match="but every is 7; resume with every as it was"):
+        a_trainer(tmp_path, send=a_send(every=7)).train(resume_from_checkpoint=True)
 
 
 def test_a_missing_state_is_never_made_up(tmp_path):

@@ -356,6 +356,45 @@ def test_a_checkpoint_can_be_named_and_be_anywhere(tiny_model, tokenizer, tmp_pa
     assert len(again.history) == 1
 
 
+def test_a_training_that_had_converged_is_over_when_it_resumes(tiny_model, tokenizer, tmp_path):
+    def run(resume=None):
+        settings = config(tmp_path, num_train_epochs=6, save_strategy="epoch", logging_steps=1,
+                          stop_loss=1e9, stop_score=1e9)  # fmt: skip
+        return train(
+            copy.deepcopy(tiny_model), TEXTS, config=settings, processing_class=tokenizer,
+            resume_from_checkpoint=resume,
+        )  # fmt: skip
+
+    whole = run()
+    assert whole.history[-1]["checkpoint"] == 2
+    resumed = run(resume=True)
+    assert resumed.history == whole.history
+    assert torch.equal(logits(resumed.model), logits(whole.model))
+
+
+def test_a_file_with_texts_in_a_column_of_another_name(tiny_model, tokenizer, tmp_path):
+    file = tmp_path / "texts.csv"
+    file.write_text("body\n" + "\n".join(TEXTS) + "\n")
+    settings = config(tmp_path, dataset_text_field="body", max_steps=2)
+    result = train(tiny_model, file, config=settings, processing_class=tokenizer)
+    assert len(result.history) == 1 + 2 // EPOCH
+
+
+@pytest.mark.parametrize(
+    ("metric", "given", "expected"),
+    [("perplexity", None, False), ("rouge_l", None, True), ("length", False, False)],
+)
+def test_which_end_of_a_metric_is_better(tmp_path, metric, given, expected):
+    settings = SendConfig(str(tmp_path), metric_for_best_model=f"eval_send/{metric}",
+                          greater_is_better=given)  # fmt: skip
+    assert settings.greater_is_better is expected
+
+
+def test_of_some_metrics_neither_end_is_better(tmp_path):
+    with pytest.raises(ValueError, match="neither end is better as such; pass greater_is_better"):
+        SendConfig(str(tmp_path), metric_for_best_model="eval_send/eigenscore")
+
+
 def test_nothing_to_resume_from(tiny_model, tokenizer, tmp_path):
     with pytest.raises(ValueError, match="no complete checkpoint in"):
         train(
