@@ -221,7 +221,7 @@ def test_empty_rows_are_left_out_and_said_so(tmp_path, caplog):
         ("t.csv", b"text\n\xe9\n", "1 of 1 rows: t.csv:2: text is not UTF-8"),
         ("t.jsonl", b'{"text": "\xe9"}\n', "t.jsonl:1: text is not UTF-8"),
         ("t.parquet", "not parquet", "arquet"),
-        ("t.txt", "hello", "ends in '.txt'; expected one of .json, .jsonl, .csv, .parquet"),
+        ("t.xml", "hello", "ends in '.xml'; expected one of .json, .jsonl, .csv, .parquet"),
         (
             "t.jsonl",
             '{"body": "a", "id": 1}\n',

@@ -344,7 +344,7 @@ def test_a_loop_goes_on_as_if_it_had_not_been_stopped(tmp_path, way, selection):
 @pytest.mark.parametrize(
     ("options", "what"),
     [
-        ({"selection": "random"}, "selection and seed"),
+        ({"selection": "random"}, "selection"),
         ({"warmup": 1}, "warmup"),
         ({"rows": ROWS[1:]}, "tracking set"),
     ],
