@@ -8,7 +8,10 @@ import sys
 from pathlib import Path
 
 QUICK = ("bounds", "inertia", "ees", "lu_fill")
-LONG = ("truncation", "trace_estimators", "preconditioners", "closed_world", "accuracy")
+LONG = (
+    "truncation", "trace_estimators", "preconditioners", "wiki_training", "closed_world",
+    "accuracy",
+)  # fmt: skip
 
 
 def main() -> None:
@@ -16,7 +19,9 @@ def main() -> None:
     everything = "--all" in sys.argv[1:]
     for name in QUICK + (LONG if everything else ()):
         run(name, threads=1)
-    run("speed", *(() if everything else ("--quick",)), threads=os.cpu_count())
+    size = () if everything else ("--quick",)
+    run("training", *size, threads=1)
+    run("speed", *size, threads=os.cpu_count())
 
 
 def run(name: str, *options: str, threads: int | None) -> None:

@@ -32,7 +32,7 @@ from send.embeddings import (
 )
 from send.hidden import HiddenTap
 
-__all__ = ["Answers", "Reading", "answer", "generation_config", "require"]
+__all__ = ["DEFAULT_BATCH", "Answers", "Reading", "answer", "generation_config", "require"]
 
 SPANS = ("answer", "all")
 DEFAULT_BATCH = 64
@@ -51,6 +51,8 @@ class Answers:
         float32, on the CPU.
     mean_nll : torch.Tensor, shape (P,)
         Mean negative log-likelihood of an answer's tokens under the model at temperature 1, nats.
+    mean_entropy : torch.Tensor, shape (P,)
+        Mean entropy of the distribution, at temperature 1, from which each of them came, nats.
     lengths : torch.Tensor of int, shape (P,)
         Number of tokens, the end token not counted.
     ended : torch.Tensor of bool, shape (P,)
@@ -60,6 +62,7 @@ class Answers:
     answers: list[str]
     embeddings: torch.Tensor
     mean_nll: torch.Tensor
+    mean_entropy: torch.Tensor
     lengths: torch.Tensor
     ended: torch.Tensor
 
@@ -151,6 +154,7 @@ def answer(
         answers=[text for part in parts for text in part.answers],
         embeddings=torch.cat([part.embeddings for part in parts]),
         mean_nll=torch.cat([part.mean_nll for part in parts]),
+        mean_entropy=torch.cat([part.mean_entropy for part in parts]),
         lengths=torch.cat([part.lengths for part in parts]),
         ended=torch.cat([part.ended for part in parts]),
     )
@@ -171,6 +175,7 @@ def _no_answers(model: PreTrainedModel) -> Answers:
         answers=[],
         embeddings=torch.empty(0, model.config.hidden_size),
         mean_nll=torch.empty(0),
+        mean_entropy=torch.empty(0),
         lengths=torch.empty(0, dtype=torch.long),
         ended=torch.empty(0, dtype=torch.bool),
     )
@@ -218,10 +223,12 @@ def _answer_batch(
     marked = torch.cat([_prompt_tokens(mask, counted, reading.span), counted], dim=1)
     embeddings = pool(record.states, marked[:, : record.width], pooling=reading.pooling)
     lengths = text.sum(dim=1).cpu()
+    nll, entropy = record.likelihood(out.sequences)
     return Answers(
         answers=_decoded(tokenizer, new, lengths),
         embeddings=embeddings.float().cpu(),
-        mean_nll=_mean_nll(record.nll(out.sequences), counted, with_end).cpu(),
+        mean_nll=_mean(nll, counted, with_end).cpu(),
+        mean_entropy=_mean(entropy, counted, with_end).cpu(),
         lengths=lengths,
         ended=(with_end != text).any(dim=1).cpu(),
     )
@@ -247,12 +254,12 @@ class _Record:
     def __init__(self, tap: HiddenTap) -> None:
         self._tap = tap
         self._states: list[torch.Tensor] = []
-        self._nll: list[torch.Tensor] = []
+        self._likelihood: list[torch.Tensor] = []
         self._expected: tuple[int, torch.Tensor] | None = None  # position, its log-probabilities
         self.width = 0
 
     def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
-        self._take_nll(input_ids)
+        self._take_likelihood(input_ids)
         self.take_states(input_ids.shape[1] - self.width)
         self._expected = (input_ids.shape[1], scores.float().log_softmax(dim=-1))
         return scores
@@ -262,22 +269,28 @@ class _Record:
         self._states.append(self._tap.states[:, -count:])
         self.width += count
 
-    def _take_nll(self, ids: torch.Tensor) -> None:
-        """Keep the likelihood of the expected token, now that it is known."""
+    def _take_likelihood(self, ids: torch.Tensor) -> None:
+        """Keep the likelihood of the expected token, now that it is known, and the entropy there.
+
+        Of no column, if generation dropped the token again.
+        """
         if self._expected is not None:
             position, log_probs = self._expected
-            # Of no column, if generation dropped the token again.
-            self._nll.append(-log_probs.gather(1, ids[:, position : position + 1]))
+            nll = -log_probs.gather(1, ids[:, position : position + 1])
+            # Zero for a token that cannot be: 0 times infinity would be NaN.
+            finite = log_probs.clamp(min=torch.finfo(log_probs.dtype).min)
+            entropy = -(log_probs.exp() * finite).sum(dim=1, keepdim=True).expand_as(nll)
+            self._likelihood.append(torch.stack([nll, entropy]))
 
     @property
     def states(self) -> torch.Tensor:
         """Hidden states of the tokens that were fed, shape (batch, width, d)."""
         return torch.cat(self._states, dim=1)
 
-    def nll(self, sequences: torch.Tensor) -> torch.Tensor:
-        """Return the negative log-likelihoods of the generated tokens, shape (batch, new)."""
-        self._take_nll(sequences)
-        return torch.cat(self._nll, dim=1)
+    def likelihood(self, sequences: torch.Tensor) -> torch.Tensor:
+        """Return negative log-likelihoods and entropies at the new tokens, (2, batch, new)."""
+        self._take_likelihood(sequences)
+        return torch.cat(self._likelihood, dim=2)
 
 
 def _answer_tokens(new: torch.Tensor, ends: list[int]) -> tuple[torch.Tensor, torch.Tensor]:
@@ -317,10 +330,10 @@ def _feed_last(model: nn.Module, out: Any, prompt_mask: torch.Tensor) -> None:
     model(**step)
 
 
-def _mean_nll(nll: torch.Tensor, counted: torch.Tensor, with_end: torch.Tensor) -> torch.Tensor:
+def _mean(values: torch.Tensor, counted: torch.Tensor, with_end: torch.Tensor) -> torch.Tensor:
     """Return the mean over the tokens that count; an empty answer has its end token only."""
     counted = torch.where(counted.any(dim=1, keepdim=True), counted, with_end)
-    return torch.where(counted, nll, 0).sum(dim=1) / counted.sum(dim=1)
+    return torch.where(counted, values, 0).sum(dim=1) / counted.sum(dim=1)
 
 
 def _decoded(

@@ -1,24 +1,37 @@
-"""The command line: ``send demo``, ``send score`` and ``send train``."""
+"""The command line: ``send demo``, ``score``, ``evaluate``, ``train`` and ``recipes``."""
 
 from __future__ import annotations
 
 import logging
+import os
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from send.result import SendResult
 
 __all__ = ["main"]
 
 USAGE = """usage: send COMMAND [--option value ...] [--config FILE.yaml]
 
-  demo    a spectrum against exact values, then SenD against plain fine-tuning; --text FILE: SenD on
-          real text
-  score   EigenScore, EES and other signs of hallucination of a model's answers to prompts
-  train   fine-tune a causal language model with Sensitivity Dropout
+  demo      a spectrum against exact values, then SenD against plain fine-tuning; --text FILE: SenD
+            on real text
+  score     EigenScore, EES and other signs of hallucination of a model's answers to prompts
+  evaluate  means of these over prompts, and loss and ROUGE-L against references, with intervals
+  train     fine-tune a causal language model with Sensitivity Dropout; on several processes by
+            accelerate launch -m send train ... or torchrun -m send train ...
+  recipes   the YAML files that come with this package, for --config and for accelerate launch;
+            recipes NAME: where one of them is
 
-send COMMAND --help lists the options; a YAML file given by --config holds any of them."""
+send COMMAND --help lists the options; a YAML file given by --config holds any of them: one of your
+own, or the name of a recipe. Flags go above it."""
+
+RECIPES = Path(__file__).parent / "recipes"
 
 
 @dataclass
@@ -58,6 +71,34 @@ class ScoreOptions:
 
 
 @dataclass
+class EvaluateOptions:
+    """What `send evaluate` takes."""
+
+    model: str = field(metadata={"help": "A folder, or a name on the hub."})
+    data: str = field(metadata={"help": "A file of prompts, with references: see send.evaluate."})
+    output: str | None = field(
+        default=None, metadata={"help": "Write a row for each prompt: .json or .csv."}
+    )
+    max_prompts: int | None = field(
+        default=None, metadata={"help": "Evaluate at most so many rows, drawn at random."}
+    )
+    num_samples: int = field(default=10, metadata={"help": "Answers sampled to a prompt (K)."})
+    temperature: float = field(default=0.5, metadata={"help": "Of sampling."})
+    top_k: int = field(default=5, metadata={"help": "Of sampling; 0: all tokens."})
+    top_p: float = field(default=0.99, metadata={"help": "Of sampling."})
+    max_new_tokens: int = field(default=64, metadata={"help": "Longest answer."})
+    layer: int = field(default=-2, metadata={"help": "Index into hidden_states."})
+    alpha: float = field(default=1e-3, metadata={"help": "Regularisation of the EigenScore."})
+    batch_size: int | None = field(default=None, metadata={"help": "Answers generated at once."})
+    level: float = field(default=0.95, metadata={"help": "Coverage of the intervals."})
+    seed: int = field(default=0, metadata={"help": "Of the prompts and the sampled answers."})
+    device: str | None = field(default=None, metadata={"help": "For example cuda."})
+    trust_remote_code: bool = field(
+        default=False, metadata={"help": "Run code that comes with the model."}
+    )
+
+
+@dataclass
 class TrainOptions:
     """What `send train` takes besides all fields of `SendConfig`."""
 
@@ -66,8 +107,20 @@ class TrainOptions:
     tracking_data: str | None = field(
         default=None, metadata={"help": "Rows to track sensitivity on, not trained on."}
     )
+    prompt_data: str | None = field(
+        default=None, metadata={"help": "Prompts, with references or without, to answer meanwhile."}
+    )
     eval_data: str | None = field(
         default=None, metadata={"help": "Rows to evaluate on, as --eval_strategy says."}
+    )
+    teacher: str | None = field(
+        default=None, metadata={"help": "A model to distil from; see --lambda_kd and --kd_*."}
+    )
+    subset: str | None = field(
+        default=None, metadata={"help": "Which configuration of a data set on the hub."}
+    )
+    column: str | None = field(
+        default=None, metadata={"help": "A column to read as text, of all but --prompt_data."}
     )
     limit: int | None = field(default=None, metadata={"help": "Use the first so many rows."})
     resume: bool = field(default=False, metadata={"help": "From the last complete checkpoint."})
@@ -87,28 +140,58 @@ def main(arguments: Sequence[str] | None = None) -> int:
         The exit code: 0, or 2 with one line on standard error.
     """
     given = list(sys.argv[1:] if arguments is None else arguments)
-    commands = {"demo": _demo, "score": _score, "train": _train}
+    commands = {
+        "demo": _demo,
+        "score": _score,
+        "evaluate": _evaluate,
+        "train": _train,
+        "recipes": _recipes,
+    }
     if not given or given[0] in {"-h", "--help"}:
         print(USAGE)
         return 0 if given else 2
     if given[0] not in commands:
-        print(f"send: no command {given[0]!r}; expected demo, score or train", file=sys.stderr)
+        names = ", ".join(commands)
+        print(f"send: no command {given[0]!r}; expected one of {names}", file=sys.stderr)
         return 2
     logging.basicConfig(level=logging.WARNING, format="%(name)s: %(message)s")
     try:
         from safetensors import SafetensorError
 
+        if _rank():
+            _be_quiet()
         commands[given[0]](given[1:])
     except ModuleNotFoundError as error:
-        print(f"send: {error.name} is missing: pip install 'specdens[send]'", file=sys.stderr)
+        _complain(f"{error.name} is missing: pip install 'specdens[send]'")
         return 2
     except (ValueError, TypeError, OSError, ImportError) as error:
-        print(f"send: {' '.join(str(error).split())}", file=sys.stderr)
+        _complain(" ".join(str(error).split()))
         return 2
     except SafetensorError as error:
-        print(f"send: a file of weights or of a checkpoint is broken: {error}", file=sys.stderr)
+        _complain(f"a file of weights or of a checkpoint is broken: {error}")
         return 2
     return 0
+
+
+def _complain(what: str) -> None:
+    """Say in one line what went wrong, and in which process; the others may be fine."""
+    where = f" (process {_rank()})" if "RANK" in os.environ else ""
+    print(f"send{where}: {what}", file=sys.stderr)
+
+
+def _rank() -> int:
+    """Return which of the processes that torchrun or accelerate launch has started this one is."""
+    return int(os.environ.get("RANK", "0"))
+
+
+def _be_quiet() -> None:
+    """Leave news and warnings to the first process; errors still name what is wrong here."""
+    import datasets
+    import transformers
+
+    logging.disable(logging.WARNING)
+    transformers.logging.disable_progress_bar()
+    datasets.disable_progress_bars()
 
 
 def _parsed(command: str, kinds: Sequence[type], arguments: list[str]) -> tuple[Any, ...]:
@@ -120,10 +203,29 @@ def _parsed(command: str, kinds: Sequence[type], arguments: list[str]) -> tuple[
         raise ValueError(msg)
 
     if "--config" in arguments:
-        _check_config(arguments[arguments.index("--config") + 1 :])
+        after = arguments.index("--config") + 1
+        recipe = _recipe(arguments[after]) if arguments[after:] else None
+        if recipe is not None and not Path(arguments[after]).exists():
+            arguments = [*arguments[:after], str(recipe), *arguments[after + 1 :]]
+        _check_config(arguments[after:])
     parser = TrlParser(kinds, prog=f"send {command}", allow_abbrev=False)
     parser.error = refuse  # argparse would print the whole usage
-    return tuple(parser.parse_args_and_config(arguments))
+    *options, unknown = parser.parse_args_and_config(arguments, return_remaining_strings=True)
+    if unknown:
+        # Without the values, one of which may be a token.
+        names = [text.split("=")[0] for text in unknown if text.startswith("-")]
+        refuse(f"unknown options: {' '.join(names) or 'values without a name'}")
+    return tuple(options)
+
+
+def _recipe(name: str) -> Path | None:
+    """Return the file of a recipe, named as `send recipes` names it."""
+    known = {path.relative_to(RECIPES).with_suffix("").as_posix(): path for path in _all_recipes()}
+    return known.get(name.removesuffix(".yaml"))
+
+
+def _all_recipes() -> list[Path]:
+    return sorted(RECIPES.rglob("*.yaml"), key=lambda path: (len(path.parts), path))
 
 
 def _check_config(following: list[str]) -> None:
@@ -131,12 +233,19 @@ def _check_config(following: list[str]) -> None:
     import yaml
 
     if not following or not Path(following[0]).is_file():
-        msg = f"--config is followed by {(following or ['nothing'])[0]}; expected a YAML file."
+        msg = (
+            f"--config is followed by {(following or ['nothing'])[0]}; expected a YAML "
+            "file, or a name that `send recipes` lists."
+        )
         raise ValueError(msg)
     try:
         settings = yaml.safe_load(Path(following[0]).read_text(encoding="utf-8-sig"))
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        msg = f"{following[0]} is not YAML: {error}"
+        # What PyYAML says besides quotes the line, which may hold a token.
+        mark = getattr(error, "problem_mark", None)
+        place = "" if mark is None else f" in line {mark.line + 1}"
+        reason = getattr(error, "problem", None) or type(error).__name__
+        msg = f"{following[0]} is not YAML{place}: {reason}"
         raise ValueError(msg) from error
     if not isinstance(settings, dict):
         msg = f"{following[0]} holds no settings; expected lines such as 'seed: 1'."
@@ -227,31 +336,75 @@ def _prompts_of(data: str | None) -> list[Any]:
     """Return the prompts in a file of rows, or the lines of a plain text."""
     if data is None:
         return []
-    if data.lower().endswith(".txt"):
-        try:
-            lines = Path(data).read_text(encoding="utf-8-sig").splitlines()
-        except UnicodeDecodeError as error:
-            msg = f"{data} is not UTF-8 ({error}); save it in that encoding."
-            raise ValueError(msg) from error
-        return [line for line in lines if line.strip()]
     from send.data import load_prompts
 
     return load_prompts(data)
 
 
+def _evaluate(arguments: list[str]) -> None:
+    (options,) = _parsed("evaluate", [EvaluateOptions], arguments)
+    _check_output(options.output)
+    _check_device(options.device)
+    from send.evaluation import evaluate
+
+    settings = {k: v for k, v in vars(options).items() if k not in {"model", "data", "output"}}
+    found = evaluate(options.model, options.data, **settings, progress=True)
+    print(found)
+    if options.output is not None:
+        found.save(options.output)
+
+
+def _recipes(arguments: list[str]) -> None:
+    """Print where one recipe is, or what all of them are for, by their first lines."""
+    if {"-h", "--help"} & set(arguments):
+        print(USAGE)
+        return
+    for name in arguments:
+        path = _recipe(name)
+        if path is None:
+            msg = f"there is no recipe {name!r}; send recipes lists them."
+            raise ValueError(msg)
+        print(path)
+    if not arguments:
+        print(f"In {RECIPES}:")
+        for path in _all_recipes():
+            name = path.relative_to(RECIPES).with_suffix("").as_posix()
+            print(f"  {name:18} {path.read_text().splitlines()[0].removeprefix('# ')}")
+
+
 def _train(arguments: list[str]) -> None:
+    from accelerate import PartialState
+
     from send.config import SendConfig
     from send.data import load_texts
     from send.trainer import train
 
     options, config = _parsed("train", [TrainOptions, SendConfig], arguments)
+    load = partial(load_texts, subset=options.subset, column=options.column)
     result = train(
         options.model,
-        load_texts(options.data, limit=options.limit),
-        tracking_dataset=options.tracking_data,
-        eval_dataset=options.eval_data,
+        load(options.data, limit=options.limit),
+        tracking_dataset=None if options.tracking_data is None else load(options.tracking_data),
+        prompt_dataset=options.prompt_data,
+        eval_dataset=None if options.eval_data is None else load(options.eval_data),
+        teacher=options.teacher,
         config=config,
         resume_from_checkpoint=options.resume or None,
     )
     result.save(config.output_dir)
-    print(f"{len(result.history)} checkpoints; the model is in {config.output_dir}/")
+    if not _rank():
+        _draw(result, Path(config.output_dir) / "send_run.png")
+        if result.evaluation is not None:
+            print(result.evaluation)
+        print(f"{len(result.history)} checkpoints; the model is in {config.output_dir}/")
+    PartialState().destroy_process_group()
+
+
+def _draw(result: SendResult, path: Path) -> None:
+    """Write the picture of a training, where matplotlib is installed."""
+    if find_spec("matplotlib") is not None:
+        from matplotlib import pyplot as plt
+
+        figure = result.plot()
+        figure.savefig(path)
+        plt.close(figure)

@@ -10,9 +10,14 @@ from transformers.utils import is_torch_bf16_gpu_available
 from trl import SFTConfig
 
 from send.callback import steps_between
+from send.distillation import check_distillation
 from send.hidden import PENULTIMATE
+from send.selection import check_selection
 
 __all__ = ["SendConfig"]
+
+NEITHER = {"eigenscore", "ees", "entropy", "distinct", "length"}
+"""Metrics of an evaluation that say how answers are, not how good."""
 
 
 def _option(default: Any, text: str) -> Any:
@@ -56,13 +61,66 @@ class SendConfig(SFTConfig):  # type: ignore[misc]  # mypy does not follow trl
     stop_loss: float | None = _option(None, "Stop when the loss stays within this, and:")
     stop_score: float | None = _option(None, "when the mean EigenScore stays within this.")
 
+    # Evaluation
+    eval_prompts: int | None = _option(64, "At most so many rows of prompt_dataset are evaluated.")
+
+    # Controls
+    selection: str = _option(
+        "sensitive", "Indices to drop: 'sensitive', 'random', 'magnitude-matched' or 'none'."
+    )
+    warmup: int = _option(0, "The first checkpoint at which a mask may be chosen.")
+    cooldown: int = _option(0, "Intervals between checkpoints, the last ones, without a mask.")
+
+    # Distillation
+    lambda_kd: float = _option(0.1, "With a teacher: weight of its loss; 0: plain training.")
+    kd_form: str = _option(
+        "sum", "'sum': L_SFT + lambda L_KD; 'convex': (1 - lambda) L_SFT + lambda L_KD."
+    )
+    kd_temperature: float = _option(1.0, "Divides the logits of both, in L_KD only.")
+    kd_teacher_dtype: str = _option("auto", "Of a teacher that is loaded; 'auto': as in its files.")
+    kd_teacher_device_map: str | None = _option(
+        None, "Of a teacher that is loaded; 'auto': spread over all devices of the process."
+    )
+    kd_cache: str | None = _option(
+        None, "Folder for what the teacher says, computed once; if unset, at each step."
+    )
+    kd_top_k: int = _option(64, "In the cache: tokens with a probability of their own.")
+
     def __post_init__(self) -> None:
         """Choose the precision, then check everything as `SFTConfig` does."""
         steps_between(self.every)  # before a model or data are loaded
+        check_selection(self.selection, self.drop_fraction)
+        check_distillation(self.lambda_kd, self.kd_form, self.kd_temperature, self.kd_top_k)
         if self.bf16 is None:
             self.bf16 = not (self.fp16 or self.use_cpu) and is_torch_bf16_gpu_available()
+        # Or else several processes without an accelerator would train one model each.
+        self.use_cpu |= not torch.accelerator.is_available()
         self.dataloader_pin_memory &= torch.accelerator.is_available()  # or PyTorch warns
         # The switch has a new name in Transformers, which warns of TRL's default under the old one.
         if getattr(self, "activation_checkpointing", False) is None:
             self.activation_checkpointing = self.gradient_checkpointing
+        self._check_direction()
         super().__post_init__()
+
+    def _check_direction(self) -> None:
+        """Know which end of a metric of ours is better: Transformers takes the larger one."""
+        asked, given = str(self.metric_for_best_model), vars(self)
+        name = asked.rpartition("send/")[2]
+        if name == asked or given["greater_is_better"] is not None:
+            return
+        if name == "perplexity":
+            self.greater_is_better = False
+        elif name in NEITHER:
+            msg = (
+                f"metric_for_best_model is {asked!r}, of which neither end is better as such; pass "
+                "greater_is_better=, too."
+            )
+            raise ValueError(msg)
+
+    def __repr__(self) -> str:
+        """Return the settings as `TrainingArguments` does, without tokens."""
+        return str(self)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Leave the token of the hub out of ``training_args.bin``, which is in every checkpoint."""
+        return {**vars(self), "hub_token": None}

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
     from send.config import SendConfig
     from send.experiment import Examiner, Schedule
-    from send.trainer import SendResult
+    from send.result import SendResult
     from send.world import World
 
 __all__ = ["language", "run", "spectra", "text"]

@@ -20,9 +20,10 @@ from trl import SFTConfig, SFTTrainer
 
 from send.config import SendConfig
 from send.data import as_dataset
+from send.result import SendResult
 from send.sampling import greedy_answers, sample_answers
 from send.scores import eigenscore
-from send.trainer import SendResult, train
+from send.trainer import train
 from send.world import Group, Question, World, hallucination_rate
 
 if TYPE_CHECKING:

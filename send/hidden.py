@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import nn
 
-__all__ = ["HiddenTap", "block_at", "decoder_blocks", "states_of"]
+__all__ = ["HiddenTap", "block_at", "decoder_blocks", "hidden_size", "states_of"]
 
 PENULTIMATE = -2
 """The layer of the SenD paper: ``hidden_states[-2]``, the output of the last block but one."""
@@ -34,7 +34,8 @@ def decoder_blocks(model: nn.Module) -> nn.ModuleList:
     Raises
     ------
     ValueError
-        If no unique list of ``config.num_hidden_layers`` blocks is found.
+        If it is no decoder-only model, or no unique list of ``config.num_hidden_layers`` different
+        blocks is found.
 
     Examples
     --------
@@ -43,33 +44,67 @@ def decoder_blocks(model: nn.Module) -> nn.ModuleList:
     >>> len(decoder_blocks(model))
     3
     """
-    # A parallel wrapper has no configuration of its own: the first that has one is the model.
-    config = next((module.config for module in model.modules() if hasattr(module, "config")), None)
+    name, config = type(model).__name__, _config(model)
     count = getattr(config, "num_hidden_layers", None)
+    if getattr(config, "is_encoder_decoder", False):
+        msg = f"{name} is an encoder-decoder; expected a decoder-only (causal) language model."
+        raise ValueError(msg)
     if count is None:
         msg = (
-            f"{type(model).__name__} has no config.num_hidden_layers; "
+            f"{name} has no config.num_hidden_layers; "
             "expected a decoder-only language model of Transformers."
         )
         raise ValueError(msg)
-    found = [
-        module
-        for module in model.modules()
+    found = {
+        path: module
+        for path, module in model.named_modules()
         if isinstance(module, nn.ModuleList) and len(module) == count
-    ]
+    }
     # A list inside a block (experts, say) may have the same length: the blocks are the outermost.
-    outermost = [
-        candidate
-        for candidate in found
-        if not any(candidate is not other and _contains(other, candidate) for other in found)
-    ]
+    outermost = {
+        path: module
+        for path, module in found.items()
+        if not any(module is not other and _contains(other, module) for other in found.values())
+    }
     if len(outermost) != 1:
+        where = f" ({', '.join(outermost)})" if outermost else ""
         msg = (
-            f"{type(model).__name__} has {len(outermost)} lists of num_hidden_layers = {count} "
-            "blocks; expected exactly one. Encoder-decoder models are not supported."
+            f"{name} has {len(outermost)} lists of num_hidden_layers = {count} blocks{where}; "
+            "expected exactly one, a ModuleList: which of its blocks computes which hidden state "
+            "cannot be told."
         )
         raise ValueError(msg)
-    return outermost[0]
+    (blocks,) = outermost.values()
+    _check_blocks(name, blocks)
+    return blocks
+
+
+def hidden_size(model: nn.Module) -> int:
+    """Return d, the number of embedding indices: the width of the residual stream."""
+    return int(_config(model).hidden_size)
+
+
+def _config(model: nn.Module) -> Any:
+    """Return the configuration of the language model inside any wrapper, None without one."""
+    # A parallel wrapper has none of its own, and an engine's is of another kind.
+    for module in model.modules():
+        config: Any = getattr(module, "config", None)
+        text = config.get_text_config() if hasattr(config, "get_text_config") else config
+        if hasattr(text, "num_hidden_layers"):
+            return text
+    return None
+
+
+def _check_blocks(name: str, blocks: nn.ModuleList) -> None:
+    if len(set(map(id, blocks))) < len(blocks):
+        msg = f"{name} uses one block for several layers; expected a block of its own for each."
+        raise ValueError(msg)
+    if any(getattr(module, "is_causal", None) is False for module in blocks.modules()):
+        msg = (
+            f"{name} attends in both directions, as an encoder does; expected a decoder-only "
+            "(causal) language model."
+        )
+        raise ValueError(msg)
 
 
 def _contains(outer: nn.Module, inner: nn.Module) -> bool:
@@ -104,7 +139,10 @@ def block_at(model: nn.Module, layer: int = PENULTIMATE) -> nn.Module:
             f"blocks, so layer must lie in 1..{len(blocks) - 1}, or -{len(blocks)}..-2."
         )
         raise ValueError(msg)
-    return blocks[index - 1]
+    block = blocks[index - 1]
+    # What is compiled for itself is a wrapper of the block, whose own hooks are compiled with it.
+    inner: nn.Module = getattr(block, "_orig_mod", block)
+    return inner
 
 
 def states_of(output: Any) -> torch.Tensor:

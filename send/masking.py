@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from send.hidden import PENULTIMATE, block_at, states_of
+from send.hidden import PENULTIMATE, block_at, hidden_size, states_of
 
 __all__ = ["SensitivityMask"]
 
@@ -21,8 +21,9 @@ class SensitivityMask:
 
     Weights stay as they are, and so does everything in eval mode: evaluation and generation see the
     whole model. The hook is registered once, and nothing of it is in the model's ``state_dict``.
-    Changing the mask between two steps is safe with gradient checkpointing, which runs the hook
-    again within the step.
+    A change of the mask is written into the tensors that the hook reads: compiled code goes on as
+    it is, if the mask was made before the first compiled pass. Changing it between two steps is
+    safe with gradient checkpointing, which runs the hook again within the step.
 
     Parameters
     ----------
@@ -58,12 +59,13 @@ class SensitivityMask:
         self, model: nn.Module, layer: int = PENULTIMATE, *, rescale: bool = False
     ) -> None:
         block = block_at(model, layer)
-        config: Any = next(m.config for m in model.modules() if hasattr(m, "config"))
+        size, device = hidden_size(model), _device_of(block)
         self.rescale = rescale
         self._indices: tuple[int, ...] = ()
         self._everywhere = False
         # Booleans, not 0.0 and 1.0: they fit every precision, and 0 * inf would be NaN.
-        self._dropped = torch.zeros(config.get_text_config().hidden_size, dtype=torch.bool)
+        self._dropped = torch.zeros(size, dtype=torch.bool, device=device)
+        self._scale = torch.ones((), device=device)
         self._handle = block.register_forward_hook(self._apply)
 
     @property
@@ -105,8 +107,10 @@ class SensitivityMask:
             msg = f"all {d} indices would be dropped; leave at least one."
             raise ValueError(msg)
         self._indices = tuple(chosen)
-        self._dropped.zero_()
-        self._dropped[chosen] = True
+        dropped = torch.zeros(d, dtype=torch.bool)
+        dropped[chosen] = True
+        self._dropped.copy_(dropped)
+        self._scale.fill_(d / (d - len(chosen)))
 
     def release(self) -> None:
         """Drop nothing: the block's output passes unchanged."""
@@ -137,11 +141,20 @@ class SensitivityMask:
         self.remove()
 
     def _apply(self, block: nn.Module, _inputs: Any, output: Any) -> Any:
-        if not (self.active and (block.training or self._everywhere)):
+        if not (block.training or self._everywhere):
+            return None
+        # Compiled code is the same for every mask: it must not depend on whether there is one.
+        if not (torch.compiler.is_compiling() or self.active):
             return None
         states = states_of(output)
-        self._dropped = dropped = self._dropped.to(states.device)
-        masked = states.masked_fill(dropped, 0)
+        # Moved only if the model was, or is replicated over devices: not kept, for the next one.
+        masked = states.masked_fill(self._dropped.to(states.device), 0)
         if self.rescale:
-            masked = masked * (len(dropped) / (len(dropped) - len(self._indices)))
+            masked = masked * self._scale.to(masked)
         return masked if isinstance(output, torch.Tensor) else (masked, *output[1:])
+
+
+def _device_of(block: nn.Module) -> torch.device:
+    """Return where a block computes, if its parameters tell: those that are offloaded do not."""
+    device = next((p.device for p in block.parameters()), torch.device("cpu"))
+    return torch.device("cpu") if device.type == "meta" else device

@@ -3,12 +3,31 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from math import isclose
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
-__all__ = ["plot_history", "plot_rates", "plot_sensitivity"]
+__all__ = ["plot_history", "plot_rates", "plot_run", "plot_sensitivity"]
+
+PANELS: dict[str, dict[str, str]] = {
+    "loss (nats per token)": {
+        "training": "train_loss",
+        "tracking set": "tracking_loss",
+        "references": "eval_loss",
+    },
+    "EigenScore": {
+        "EigenScore, tracking set": "eigenscore",
+        "EigenScore": "eval_eigenscore",
+        "EES": "eval_ees",
+    },
+    "entropy (nats)": {"entropy of the next token": "eval_entropy"},
+    "ROUGE-L": {"ROUGE-L F1": "eval_rouge_l"},
+    "tokens": {"length of an answer": "eval_length"},
+}
+"""The panels of `plot_run`: the label of the y axis; by the name of each line, its column."""
 
 
 def plot_history(history: Sequence[Mapping[str, Any]], *, ax: Axes | None = None) -> Axes:
@@ -43,13 +62,8 @@ def plot_history(history: Sequence[Mapping[str, Any]], *, ax: Axes | None = None
             label="mean EigenScore",
             ax=ax,
         )
-    for row in history:
-        if row["masked"]:
-            start = row["checkpoint"]
-            ax.axvspan(start, start + 1, color="0.92", linewidth=0, zorder=0)
+    _shade(history, ax)
     checkpoints = [row["checkpoint"] for row in history]
-    ax.set_xlim(min(checkpoints), max(*checkpoints, 1))
-    _count_checkpoints(ax)
     loss = ax.twinx()
     losses = [row["tracking_loss"] for row in history]
     (line,) = loss.plot(checkpoints, losses, color="C1", linestyle="--", label="tracking loss")
@@ -57,6 +71,95 @@ def plot_history(history: Sequence[Mapping[str, Any]], *, ax: Axes | None = None
     lines = [*ax.get_lines(), line]
     ax.legend(lines, [str(each.get_label()) for each in lines])
     return ax
+
+
+def plot_run(history: Sequence[Mapping[str, Any]]) -> Figure:
+    """Plot a whole training: one panel below the other for each kind of number that it has.
+
+    Parameters
+    ----------
+    history : sequence of dict
+        `SendResult.history`.
+
+    Returns
+    -------
+    matplotlib Figure
+        Over the checkpoints: losses; EigenScore, and EES where it differs; entropy; ROUGE-L; the
+        length of the answers.
+        Bands are the intervals over prompts; of the tracking set, one standard error. Where a mask
+        is on, the background is grey. Points stand where there is a number.
+
+    Raises
+    ------
+    ValueError
+        If there is no checkpoint.
+    """
+    _require(history, "checkpoint")
+    panels = _panels(history)
+    figure: Figure
+    figure, axes = _pyplot().subplots(
+        len(panels),
+        sharex=True,
+        squeeze=False,
+        figsize=(7, 2.2 * len(panels)),
+        layout="constrained",
+    )
+    for (label, known), ax in zip(panels.items(), axes[:, 0], strict=True):
+        for name, rows in known.items():
+            column = PANELS[label][name]
+            ends = [_interval(row, column) for row in rows]
+            plot_rates(
+                {name: [row[column] for row in rows]},
+                x=[row["checkpoint"] for row in rows],
+                bands={} if None in ends else {name: [pair for pair in ends if pair]},
+                label=label,
+                ax=ax,
+            )
+        _shade(history, ax)
+        ax.label_outer()
+    return figure
+
+
+def _panels(
+    history: Sequence[Mapping[str, Any]],
+) -> dict[str, dict[str, list[Mapping[str, Any]]]]:
+    """Return, by panel and line, the rows that have the number; only panels with any."""
+    scores = [(row["eval_ees"], row["eval_eigenscore"]) for row in _having(history, "eval_ees")]
+    # Up to K = 10 answers EES is exact, and its line would hide the other.
+    hidden = {"eval_ees"} if all(isclose(*pair, rel_tol=1e-6) for pair in scores) else set()
+    found = {
+        label: {
+            name: rows
+            for name, column in columns.items()
+            if column not in hidden and (rows := _having(history, column))
+        }
+        for label, columns in PANELS.items()
+    }
+    return {label: lines for label, lines in found.items() if lines}
+
+
+def _having(history: Sequence[Mapping[str, Any]], column: str) -> list[Mapping[str, Any]]:
+    return [row for row in history if row.get(column) is not None]
+
+
+def _interval(row: Mapping[str, Any], column: str) -> tuple[float, float] | None:
+    """Return the ends of a number's band, if it has one."""
+    low, high = row.get(f"{column}_low"), row.get(f"{column}_high")
+    if low is not None and high is not None:
+        return low, high
+    error = row.get(f"{column}_stderr")
+    return None if error is None else (row[column] - error, row[column] + error)
+
+
+def _shade(history: Sequence[Mapping[str, Any]], ax: Axes) -> None:
+    """Make the background grey where a mask is on, and the checkpoints the x axis."""
+    for row in history:
+        if row["masked"]:
+            start = row["checkpoint"]
+            ax.axvspan(start, start + 1, color="0.92", linewidth=0, zorder=0)
+    checkpoints = [row["checkpoint"] for row in history]
+    ax.set_xlim(min(checkpoints), max(*checkpoints, 1))
+    _count_checkpoints(ax)
 
 
 def plot_sensitivity(history: Sequence[Mapping[str, Any]], *, ax: Axes | None = None) -> Axes:
@@ -178,11 +281,13 @@ def _count_checkpoints(ax: Axes, unit: str = "checkpoint") -> None:
 
 
 def _axes(ax: Axes | None) -> Axes:
-    if ax is not None:
-        return ax
+    return _pyplot().subplots()[1] if ax is None else ax
+
+
+def _pyplot() -> Any:
     try:
         import matplotlib.pyplot as plt
     except ImportError:
         msg = "plots need matplotlib: pip install 'specdens[plot]'"
         raise ImportError(msg) from None
-    return plt.subplots()[1]
+    return plt

@@ -42,6 +42,8 @@ class Samples:
         float32, on the CPU: what `send.eigenscore` takes.
     mean_nll : torch.Tensor, shape (P, K)
         Mean negative log-likelihood of an answer's tokens under the model at temperature 1, nats.
+    mean_entropy : torch.Tensor, shape (P, K)
+        Mean entropy of the distribution, at temperature 1, from which each of them came, nats.
     lengths : torch.Tensor of int, shape (P, K)
         Number of tokens, the end token not counted.
     ended : torch.Tensor of bool, shape (P, K)
@@ -51,6 +53,7 @@ class Samples:
     answers: list[list[str]]
     embeddings: torch.Tensor
     mean_nll: torch.Tensor
+    mean_entropy: torch.Tensor
     lengths: torch.Tensor
     ended: torch.Tensor
 
@@ -100,7 +103,7 @@ def sample_answers(
     span : {"answer", "all"}
         The tokens that are pooled: the answer's, or the prompt's and the answer's.
     count_eos : bool
-        Whether the end token is one of the answer's tokens, in embedding and likelihood.
+        Whether the end token is one of the answer's tokens: in embedding, likelihood, entropy.
     batch_size : int, optional
         Number of answers generated at once, of one or of several prompts; 64 unless given.
     seed : int
@@ -113,7 +116,7 @@ def sample_answers(
     -------
     Samples
         An empty answer (ended at once) is embedded by the state of the last token of its prompt,
-        unless ``count_eos``; the likelihood of an empty answer is that of its end token.
+        unless ``count_eos``; likelihood and entropy of an empty answer are those of its end token.
 
     Raises
     ------
@@ -164,6 +167,7 @@ def sample_answers(
         answers=[flat.answers[i : i + num_samples] for i in range(0, len(rows), num_samples)],
         embeddings=embeddings.transpose(1, 2).contiguous(),
         mean_nll=flat.mean_nll.reshape(shape),
+        mean_entropy=flat.mean_entropy.reshape(shape),
         lengths=flat.lengths.reshape(shape),
         ended=flat.ended.reshape(shape),
     )

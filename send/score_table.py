@@ -43,6 +43,9 @@ class ScoreTable:
         Number of distinct strings among the K answers.
     mean_nll : ndarray, shape (P,)
         Negative log-likelihood of a token in nats, averaged over each answer, then the K answers.
+    entropy : ndarray, shape (P,)
+        Entropy of the model's distribution of the next token, at temperature 1 whatever that of
+        sampling, in nats, averaged in the same way.
     greedy_answer : list of str, length P
         The answer of the most likely tokens.
     greedy_perplexity : ndarray, shape (P,)
@@ -57,6 +60,7 @@ class ScoreTable:
     ees: Numbers
     distinct: Numbers
     mean_nll: Numbers
+    entropy: Numbers
     greedy_answer: list[str]
     greedy_perplexity: Numbers
     mean_length: Numbers

@@ -279,6 +279,7 @@ def _table(
         ees=estimates,
         distinct=np.asarray([len(set(answers)) for answers in samples.answers], dtype=np.int64),
         mean_nll=samples.mean_nll.double().mean(dim=1).numpy(),
+        entropy=samples.mean_entropy.double().mean(dim=1).numpy(),
         greedy_answer=greedy.answers,
         greedy_perplexity=greedy.mean_nll.double().exp().numpy(),
         mean_length=samples.lengths.double().mean(dim=1).numpy(),

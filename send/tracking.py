@@ -10,7 +10,7 @@ import hashlib
 import json
 import logging
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
@@ -32,7 +32,16 @@ from send.hidden import HiddenTap
 from send.sampling import Prompt, sample_answers, token_ids
 from send.scores import eigenscore
 
-__all__ = ["IGNORED", "TrackingRow", "TrackingSet", "read_rows", "with_fitting_prompts"]
+__all__ = [
+    "IGNORED",
+    "TrackingRow",
+    "TrackingSet",
+    "Watched",
+    "padded",
+    "read_row",
+    "read_rows",
+    "with_fitting_prompts",
+]
 
 logger = logging.getLogger(__name__)
 
@@ -99,7 +108,7 @@ def read_rows(
     [TrackingRow(input_ids=[5, 6, 7], labels=[5, 6, 7], prompt='')]
     """
     found = [
-        _read_row(row, tokenizer, slice(max_length), completion_only=completion_only_loss)
+        read_row(row, tokenizer, slice(max_length), completion_only=completion_only_loss)
         for row in rows
     ]
     empty = sum(not row.input_ids for row in found)
@@ -112,13 +121,14 @@ def read_rows(
     return found
 
 
-def _read_row(
+def read_row(
     row: Mapping[str, Any],
     tokenizer: PreTrainedTokenizerBase | None,
     kept: slice,
     *,
     completion_only: bool,
 ) -> TrackingRow:
+    """Return one row as `read_rows` does, its tokens from `kept`; it may have none."""
     if "input_ids" in row:
         return _tokenized(row, tokenizer, kept)
     if tokenizer is None:
@@ -226,6 +236,45 @@ def with_fitting_prompts(
     return [replace(row, prompt="") if id(row) in left_out else row for row in rows]
 
 
+def padded(rows: Sequence[TrackingRow]) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Return ids, attention mask and labels of rows, padded at the right."""
+    shape = len(rows), max(len(row.input_ids) for row in rows)
+    ids, mask = torch.zeros(shape, dtype=torch.long), torch.zeros(shape, dtype=torch.long)
+    labels = torch.full(shape, IGNORED)
+    for i, row in enumerate(rows):
+        ids[i, : len(row.input_ids)] = torch.tensor(row.input_ids)
+        labels[i, : len(row.labels)] = torch.tensor(row.labels)
+        mask[i, : len(row.input_ids)] = 1
+    return ids, mask, labels
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Watched:
+    """What a forward pass of the tracking set, or of a part of it, has shown.
+
+    Attributes
+    ----------
+    embeddings : ndarray of float32, shape (rows, d)
+        One of each row.
+    magnitudes : ndarray of float64, shape (d,)
+        Mean absolute value of each index of the layer, over the tokens of all rows.
+    nll : ndarray of float64, shape (rows,)
+        Negative log-likelihood of a row's tokens that have a label, their sum, nats.
+    tokens : ndarray of int64, shape (rows,)
+        The number of these tokens.
+    """
+
+    embeddings: np.ndarray[Any, Any]
+    magnitudes: np.ndarray[Any, Any]
+    nll: np.ndarray[Any, Any]
+    tokens: np.ndarray[Any, Any]
+
+    @property
+    def loss(self) -> float:
+        """Mean negative log-likelihood of the tokens that have a label, nats."""
+        return float(self.nll.sum() / self.tokens.sum())
+
+
 @dataclass(frozen=True, kw_only=True)
 class TrackingSet:
     """Rows, and how a model is measured on them.
@@ -277,48 +326,95 @@ class TrackingSet:
         drawn = np.random.default_rng(self.seed).choice(len(usable), count, replace=False)
         return [usable[i] for i in np.sort(drawn)]
 
-    def watch(self, model: nn.Module) -> tuple[np.ndarray[Any, Any], float]:
-        """Return the embeddings of the rows and the mean loss of their tokens, by one forward pass.
+    def watch(self, model: nn.Module, *, part: bool = False) -> Watched:
+        """Return the embeddings of the rows and the losses of their tokens, by one forward pass.
 
-        In evaluation mode and without gradients; the mode is restored. Pads count in neither.
+        In evaluation mode and without gradients; the mode is restored. Pads count in nothing.
 
         Parameters
         ----------
         model : nn.Module
             A causal language model.
+        part : bool
+            Whether to take only the rows of `part`, in their order.
 
         Returns
         -------
-        embeddings : ndarray of float32, shape (rows, d)
-        loss : float
-            Mean negative log-likelihood of the tokens that have a label, nats.
+        Watched
         """
-        embeddings, nll, tokens = [], 0.0, 0
+        rows = [self.rows[i] for i in self.part] if part else self.rows
+        found = []
         with torch.no_grad(), evaluating(model), HiddenTap(model, self.layer) as tap:
-            for ids, mask, labels in self._batches(device_of(model)):
-                inputs = {"input_ids": ids, "attention_mask": mask, "use_cache": False}
-                logits = model(**accepted_inputs(model, inputs)).logits
-                embeddings.append(pool(tap.states, mask, pooling=self.pooling).float().cpu())
-                counted = labels[:, 1:] != IGNORED
-                predicted, actual = logits[:, :-1][counted].float(), labels[:, 1:][counted]
-                nll += functional.cross_entropy(predicted, actual, reduction="sum").item()
-                tokens += int(counted.sum())
-        return torch.cat(embeddings).numpy(), nll / tokens
+            for start in range(0, len(rows), self.batch_size):
+                found.append(self._watch(rows[start : start + self.batch_size], model, tap))
+        embeddings, sizes, nll, tokens = (
+            torch.cat(each).cpu().numpy() for each in zip(*found, strict=True)
+        )
+        return Watched(
+            embeddings=embeddings,
+            magnitudes=sizes.sum(axis=0, dtype=np.float64)
+            / sum(len(row.input_ids) for row in rows),
+            nll=nll.astype(np.float64),
+            tokens=tokens,
+        )
 
-    def _batches(
-        self, device: torch.device
-    ) -> Iterator[tuple[torch.Tensor, torch.Tensor, torch.Tensor]]:
-        # Ids, attention mask and labels, padded at the right.
-        for start in range(0, len(self.rows), self.batch_size):
-            rows = self.rows[start : start + self.batch_size]
-            shape = len(rows), max(len(row.input_ids) for row in rows)
-            ids, mask = torch.zeros(shape, dtype=torch.long), torch.zeros(shape, dtype=torch.long)
-            labels = torch.full(shape, IGNORED)
-            for i, row in enumerate(rows):
-                ids[i, : len(row.input_ids)] = torch.tensor(row.input_ids)
-                labels[i, : len(row.labels)] = torch.tensor(row.labels)
-                mask[i, : len(row.input_ids)] = 1
-            yield ids.to(device), mask.to(device), labels.to(device)
+    def _watch(
+        self, rows: Sequence[TrackingRow], model: nn.Module, tap: HiddenTap
+    ) -> tuple[torch.Tensor, ...]:
+        ids, mask, labels = (each.to(device_of(model)) for each in padded(rows))
+        inputs = {"input_ids": ids, "attention_mask": mask, "use_cache": False}
+        logits = model(**accepted_inputs(model, inputs)).logits
+        counted = labels[:, 1:] != IGNORED
+        predicted, actual = logits[:, :-1][counted].float(), labels[:, 1:][counted]
+        nll = functional.cross_entropy(predicted, actual, reduction="none")
+        tokens = counted.sum(dim=1)
+        return (
+            pool(tap.states, mask, pooling=self.pooling).float(),
+            tap
+            .states[mask.to(tap.states.device) != 0]
+            .abs()
+            .sum(dim=0, keepdim=True, dtype=torch.float32),
+            torch.stack([of_row.sum() for of_row in torch.split(nll, tokens.tolist())]),
+            tokens,
+        )
+
+    @cached_property
+    def part(self) -> np.ndarray[Any, Any]:
+        """The rows on which the jump of the loss is measured: batches of about a tenth of them.
+
+        At least one batch; evenly spaced, since rows of a kind often stand together.
+        """
+        batches = np.split(
+            np.arange(len(self.rows)), range(self.batch_size, len(self.rows), self.batch_size)
+        )
+        count = max(1, len(batches) // 10)
+        return np.concatenate([batches[i * len(batches) // count] for i in range(count)])
+
+    def loss_jump(self, model: nn.Module, before: Watched) -> tuple[float | None, float | None]:
+        """Return by how much the loss is higher than it was, on the rows of `part`.
+
+        Parameters
+        ----------
+        model : nn.Module
+            The model, after a change.
+        before : Watched
+            What all rows gave before it.
+
+        Returns
+        -------
+        jump, stderr : float or None
+            Nats per token, and the standard error over rows. None if no token of the part has a
+            label; no error from a single row.
+        """
+        now, tokens = self.watch(model, part=True), before.tokens[self.part]
+        if not tokens.any():
+            return None, None
+        rise = now.nll - before.nll[self.part]
+        jump, rows = float(rise.sum() / tokens.sum()), np.count_nonzero(tokens)
+        if rows == 1:
+            return jump, None
+        off = float(np.sum((rise - jump * tokens) ** 2)) * rows / (rows - 1)
+        return jump, math.sqrt(off) / float(tokens.sum())
 
     def score(
         self, model: Any, tokenizer: PreTrainedTokenizerBase | None

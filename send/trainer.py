@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-import json
+import logging
+import pickle
 from collections.abc import Sequence
-from dataclasses import dataclass
+from contextlib import nullcontext
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from torch import nn
 from transformers import (
@@ -15,21 +17,78 @@ from transformers import (
     PreTrainedTokenizerBase,
     TrainerCallback,
 )
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 from trl import SFTTrainer
 
 from send.callback import SendCallback
-from send.checkpoint import Row, last_checkpoint
+from send.checkpoint import Row, check_complete, last_checkpoint, saving
 from send.config import SendConfig
 from send.data import as_dataset, split_tracking
-from send.plotting import plot_history, plot_sensitivity
+from send.distillation import ROW, Distillation, distil
+from send.evaluation_callback import COLUMNS, EvaluationCallback
+from send.result import SendResult
+from send.running import RunningSums
+from send.teacher import Teacher
+from send.tracking import IGNORED
 
 if TYPE_CHECKING:
     from datasets import Dataset, IterableDataset
-    from matplotlib.axes import Axes
-    from pandas import DataFrame
     from peft import PeftConfig
 
-__all__ = ["SendResult", "SendTrainer", "train"]
+__all__ = ["SendTrainer", "train"]
+
+logger = logging.getLogger(__name__)
+
+ANSWERS_A_ROW = 8
+"""Answers generated at once for each row of an evaluation batch, which needs far more memory."""
+
+
+Rows: TypeAlias = "Dataset | Sequence[Any] | str | Path"
+"""What `send.data.as_dataset` takes."""
+
+
+def _rows(data: Rows | IterableDataset, args: SendConfig) -> Dataset | IterableDataset:
+    from datasets import IterableDataset
+
+    if isinstance(data, IterableDataset):
+        return data
+    return as_dataset(data, text_column=args.dataset_text_field)
+
+
+def _each(
+    data: Rows | dict[str, Dataset] | None, args: SendConfig
+) -> Dataset | IterableDataset | dict[str, Any] | None:
+    """Return the rows to evaluate on; of several sets each."""
+    if isinstance(data, dict):
+        return {name: _rows(rows, args) for name, rows in data.items()}
+    return None if data is None else _rows(data, args)
+
+
+def _with_labels(tokenized: Any, given: Any) -> Any:
+    """Return the rows of which a token is trained on; TRL leaves out some, without a word."""
+    if "labels" not in (getattr(tokenized, "column_names", None) or ()):
+        return tokenized
+    rows = tokenized.filter(_is_trained_on)
+    if not hasattr(rows, "__len__"):
+        return rows
+    if not len(rows):
+        msg = (
+            f"none of the {len(given)} training rows has a token to train on: each is a single "
+            "token, or its prompt alone fills max_length."
+        )
+        raise ValueError(msg)
+    if len(rows) < len(given):
+        logger.warning(
+            "left out %d of %d training rows without a token to train on, such as rows whose "
+            "prompt alone fills max_length",
+            len(given) - len(rows),
+            len(given),
+        )
+    return rows
+
+
+def _is_trained_on(row: dict[str, Any]) -> bool:
+    return any(label != IGNORED for label in row["labels"][1:])  # the first is not predicted
 
 
 def _check_columns(dataset: Dataset | IterableDataset, args: SendConfig) -> None:
@@ -63,13 +122,22 @@ def _callback(tracking_dataset: Dataset, args: SendConfig) -> SendCallback:
             "labels."
         )
         raise ValueError(msg)
+    if args.truncation_mode != "keep_start":
+        msg = (
+            f"truncation_mode is {args.truncation_mode!r}; rows of the tracking set are cut at "
+            "their ends, so expected 'keep_start', or rows that are no longer than max_length."
+        )
+        raise ValueError(msg)
     if text in columns and text != "text":
         tracking_dataset = tracking_dataset.select_columns([text]).rename_column(text, "text")
     return SendCallback(
         tracking_dataset,
         drop_fraction=args.drop_fraction,
+        selection=args.selection,
         window=args.window,
         hold=args.hold,
+        warmup=args.warmup,
+        cooldown=args.cooldown,
         every=args.every,
         layer=args.layer,
         pooling=args.pooling,
@@ -87,8 +155,26 @@ def _callback(tracking_dataset: Dataset, args: SendConfig) -> SendCallback:
     )
 
 
+def _evaluation(
+    prompt_dataset: Dataset | Sequence[Any] | str | Path, args: SendConfig
+) -> EvaluationCallback:
+    return EvaluationCallback(
+        prompt_dataset,
+        every=args.every,
+        num_samples=args.num_samples,
+        max_new_tokens=args.max_new_tokens,
+        layer=args.layer,
+        pooling=args.pooling,
+        max_prompts=args.eval_prompts,
+        batch_size=ANSWERS_A_ROW * args.per_device_eval_batch_size,
+        seed=args.seed,
+    )
+
+
 class SendTrainer(SFTTrainer):  # type: ignore[misc]  # mypy does not follow trl
     """TRL's `SFTTrainer` with a `SendCallback`, which is its attribute ``send``.
+
+    With prompts to evaluate on, the attribute ``evaluation`` is an `EvaluationCallback`, else None.
 
     Parameters
     ----------
@@ -96,12 +182,22 @@ class SendTrainer(SFTTrainer):  # type: ignore[misc]  # mypy does not follow trl
         A causal language model, or where it is.
     args : SendConfig, optional
         All settings.
-    train_dataset : datasets.Dataset or IterableDataset
+    train_dataset : datasets.Dataset, list of dict, list of str, str, Path or IterableDataset
         Columns ``text`` (or ``args.dataset_text_field``), or ``prompt`` and ``completion``, or
-        ``messages``, or ``input_ids``. A stream needs a `tracking_dataset` and ``args.max_steps``.
-    tracking_dataset : datasets.Dataset, optional
+        ``messages``, or ``input_ids``. Rows that are broken, empty, or without a token to train on
+        are left out, with a warning, except from a stream, which moreover needs a
+        `tracking_dataset` and ``args.max_steps``.
+    tracking_dataset : as train_dataset, optional
         Rows of the same shape that are not trained on. Without it ``args.tracking_fraction`` of the
         training rows, chosen by ``args.seed``, are kept apart.
+    prompt_dataset : datasets.Dataset, list, str or Path, optional
+        Prompts, with or without references, that the model answers at each checkpoint: as for
+        `send.evaluate`; ``args.eval_prompts`` of them, 8 answers at once for each of
+        ``args.per_device_eval_batch_size``.
+    teacher : PreTrainedModel, str or Path, optional
+        A model with the same tokenizer, or where it is: see `send.distillation.Distillation`. It is
+        frozen, each process has a whole one, and the mask is not on it. None, or
+        ``args.lambda_kd = 0``: no distillation.
     eval_dataset, processing_class, data_collator, callbacks, optimizers, quantization_config
         As for `SFTTrainer`.
     peft_config : PeftConfig, optional
@@ -111,7 +207,7 @@ class SendTrainer(SFTTrainer):  # type: ignore[misc]  # mypy does not follow trl
     ------
     ValueError
         If the rows have none of these columns, there are none to track, or the loss is one that
-        cannot be tracked.
+        cannot be tracked; if the teacher has another tokenizer, or its cache is of something else.
 
     Notes
     -----
@@ -122,14 +218,18 @@ class SendTrainer(SFTTrainer):  # type: ignore[misc]  # mypy does not follow trl
     SenD (arXiv:2410.15460), Algorithm 2.
     """
 
+    train_dataset: Any  # mypy does not follow trl
+
     def __init__(
         self,
         model: str | PreTrainedModel,
         args: SendConfig | None = None,
         *,
-        train_dataset: Dataset | IterableDataset,
-        tracking_dataset: Dataset | None = None,
-        eval_dataset: Dataset | dict[str, Dataset] | None = None,
+        train_dataset: Rows | IterableDataset,
+        tracking_dataset: Rows | None = None,
+        prompt_dataset: Rows | None = None,
+        teacher: PreTrainedModel | str | Path | None = None,
+        eval_dataset: Rows | IterableDataset | dict[str, Dataset] | None = None,
         processing_class: PreTrainedTokenizerBase | None = None,
         data_collator: Any = None,
         callbacks: list[TrainerCallback] | None = None,
@@ -138,6 +238,10 @@ class SendTrainer(SFTTrainer):  # type: ignore[misc]  # mypy does not follow trl
         peft_config: PeftConfig | None = None,
     ) -> None:
         args = SendConfig() if args is None else args
+        if args.kd_cache is not None and teacher is None:
+            msg = f"kd_cache is {args.kd_cache}, but there is no teacher; pass teacher=, too."
+            raise ValueError(msg)
+        train_dataset = _rows(train_dataset, args)
         _check_columns(train_dataset, args)
         if args.eval_strategy != "no" and eval_dataset is None:
             msg = (
@@ -147,21 +251,69 @@ class SendTrainer(SFTTrainer):  # type: ignore[misc]  # mypy does not follow trl
             raise ValueError(msg)
         if tracking_dataset is None:
             train_dataset, tracking_dataset = _split(train_dataset, args)
+        else:
+            tracking_dataset = as_dataset(tracking_dataset, text_column=args.dataset_text_field)
         self.send = _callback(tracking_dataset, args)
+        self.evaluation = None if prompt_dataset is None else _evaluation(prompt_dataset, args)
         super().__init__(
             model,
             args,
             data_collator=data_collator,
             train_dataset=train_dataset,
-            eval_dataset=eval_dataset,
+            eval_dataset=_each(eval_dataset, args),
             processing_class=processing_class,
             callbacks=callbacks,
             optimizers=optimizers,
             quantization_config=quantization_config,
             peft_config=peft_config,
         )
-        # First, so that progress bars and trackers see what it adds to the logs.
-        self.callback_handler.callbacks.insert(0, self.send)
+        if not args.packing:
+            self.train_dataset = _with_labels(self.train_dataset, train_dataset)
+        self._sums = RunningSums(self)
+        self.add_callback(self._sums)
+        if self.evaluation is not None:
+            self.evaluation.add_to(self)
+        self.send.add_to(self)
+        self.distillation: Distillation | None = None
+        if teacher is not None and args.lambda_kd > 0:
+            self.distillation = distil(
+                self,
+                Teacher(
+                    teacher,
+                    device=args.device,
+                    dtype=args.kd_teacher_dtype,
+                    device_map=args.kd_teacher_device_map,
+                    trust_remote_code=args.trust_remote_code,
+                ),
+            )
+
+    def compute_loss(
+        self,
+        model: nn.Module,
+        inputs: dict[str, Any],
+        return_outputs: bool = False,
+        num_items_in_batch: Any = None,
+    ) -> Any:
+        """Return the loss of a batch; while the model trains with a teacher, of both."""
+        with (
+            nullcontext()
+            if self.distillation is None
+            else self.distillation.batch(inputs, training=self.model.training)
+        ):
+            return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """Log; with the loss of a training with a teacher also its two parts."""
+        if self.distillation is not None and "loss" in logs:
+            totals = self.accelerator.reduce(self.distillation.losses().to(self.args.device))
+            kd, sft = (totals[:2] / totals[2].clamp(min=1)).tolist()
+            logs.update({"send/kd_loss": kd, "send/sft_loss": sft})
+        super().log(logs, start_time)
+
+    def _set_signature_columns_if_needed(self) -> None:
+        super()._set_signature_columns_if_needed()
+        if ROW not in self._signature_columns:
+            self._signature_columns.append(ROW)
 
     def train(
         self,
@@ -174,8 +326,10 @@ class SendTrainer(SFTTrainer):  # type: ignore[misc]  # mypy does not follow trl
         Parameters
         ----------
         resume_from_checkpoint : str, Path or bool, optional
-            A checkpoint folder, or True. A folder that a killed process left half written is
-            passed over, which `Trainer` would not do.
+            A checkpoint folder, or True; unless given, ``args.resume_from_checkpoint``, which
+            `Trainer` passes over, and False is not to resume. A folder that a killed process left
+            half written is passed over with True, which `Trainer` would not do, and refused if it
+            is named.
         trial, ignore_keys_for_eval
             As for `Trainer.train`.
 
@@ -186,75 +340,63 @@ class SendTrainer(SFTTrainer):  # type: ignore[misc]  # mypy does not follow trl
         Raises
         ------
         ValueError
-            If there is nothing to resume from.
+            If there is nothing to resume from, the folder is not a complete checkpoint, or a file
+            in it is a pickle of more than tensors and plain values, which is never run.
+        OSError
+            If a checkpoint cannot be written, as on a full disk. The one before is kept.
         """
-        folder = resume_from_checkpoint or None
-        if folder is True:
-            folder = last_checkpoint(self.args.output_dir)
-            if folder is None:
-                msg = f"there is no complete checkpoint in {self.args.output_dir} to resume from."
-                raise ValueError(msg)
-        self.send.resume_from = folder
+        if resume_from_checkpoint is None:
+            resume_from_checkpoint = self.args.resume_from_checkpoint
+        folder = self._checkpoint_of(resume_from_checkpoint)
+        self.send.resume_from = self._sums.folder = folder
+        distilling = nullcontext() if self.distillation is None else self.distillation.attached()
         try:
-            return super().train(
-                None if folder is None else str(folder), trial, ignore_keys_for_eval
-            )
+            with distilling:
+                return super().train(
+                    None if folder is None else str(folder), trial, ignore_keys_for_eval
+                )
+        except pickle.UnpicklingError as error:
+            msg = f"{folder} has a file that holds more than tensors; it was not loaded. {error}"
+            raise ValueError(msg) from error
         finally:
             self.send.close()
 
+    def _run_epoch(self, *args: Any, **named: Any) -> None:
+        """Train for an epoch, unless the training had converged when it was stopped."""
+        if self.send.dropout.converged:
+            self.control.should_training_stop = True
+        else:
+            super()._run_epoch(*args, **named)
 
-@dataclass(frozen=True, eq=False, kw_only=True)
-class SendResult:
-    """A trained model and the record of its training.
+    def _checkpoint_of(self, asked: str | Path | bool | None) -> Path | None:
+        """Return the folder to resume from, None to begin."""
+        if not asked:
+            return None
+        if str(asked).lower() != "true":  # a setting of the command line is a text
+            check_complete(asked)  # type: ignore[arg-type]
+            return Path(str(asked))
+        folder = last_checkpoint(self.args.output_dir)
+        if folder is None:
+            msg = f"there is no complete checkpoint in {self.args.output_dir} to resume from."
+            raise ValueError(msg)
+        return folder
 
-    Attributes
-    ----------
-    model : nn.Module
-        In evaluation mode, without mask: what `transformers` would load after `save`.
-    processing_class : PreTrainedTokenizerBase
-        Its tokenizer.
-    history : list of dict
-        One row a checkpoint: see `SendCallback`.
-    """
-
-    model: nn.Module
-    processing_class: PreTrainedTokenizerBase
-    history: list[Row]
-
-    def to_pandas(self) -> DataFrame:
-        """Return the history as a table, one row a checkpoint."""
-        from pandas import DataFrame
-
-        return DataFrame(self.history)
-
-    def save(self, folder: str | Path) -> None:
-        """Write the model and its tokenizer as Transformers does, and ``send_history.json``.
-
-        Parameters
-        ----------
-        folder : str or Path
-            Made if it is not there.
-        """
-        model: Any = self.model
-        model.save_pretrained(folder)
-        self.processing_class.save_pretrained(folder)
-        (Path(folder) / "send_history.json").write_text(json.dumps(self.history, indent=1))
-
-    def plot_scores(self, *, ax: Axes | None = None) -> Axes:
-        """Plot EigenScore and loss over the checkpoints: `send.plotting.plot_history`."""
-        return plot_history(self.history, ax=ax)
-
-    def plot_sensitivity(self, *, ax: Axes | None = None) -> Axes:
-        """Plot the sensitivity of each index: `send.plotting.plot_sensitivity`."""
-        return plot_sensitivity(self.history, ax=ax)
+    def _save_checkpoint(self, model: Any, trial: Any) -> None:
+        folder = Path(self._get_output_dir(trial=trial))
+        checkpoint = f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}"
+        with saving(checkpoint, folder):
+            super()._save_checkpoint(model, trial)
+            self._sums.write(folder / checkpoint)
 
 
 def train(
     model: str | Path | PreTrainedModel,
-    train_dataset: Dataset | IterableDataset | Sequence[Any] | str | Path,
+    train_dataset: Rows | IterableDataset,
     *,
-    tracking_dataset: Dataset | Sequence[Any] | str | Path | None = None,
-    eval_dataset: Dataset | Sequence[Any] | str | Path | None = None,
+    tracking_dataset: Rows | None = None,
+    prompt_dataset: Rows | None = None,
+    eval_dataset: Rows | IterableDataset | dict[str, Dataset] | None = None,
+    teacher: PreTrainedModel | str | Path | None = None,
     config: SendConfig | None = None,
     processing_class: PreTrainedTokenizerBase | None = None,
     callbacks: list[TrainerCallback] | None = None,
@@ -274,8 +416,13 @@ def train(
     tracking_dataset : as train_dataset, optional
         Rows not to train on, by which sensitivity is measured. Without them a share of the training
         rows is kept apart: ``config.tracking_fraction``.
+    prompt_dataset : datasets.Dataset, list of dict, list of str, str or Path, optional
+        Prompts, with or without references, not trained on, that the model answers at the start and
+        at each checkpoint: as for `send.evaluate`; ``config.eval_prompts`` of them.
     eval_dataset : as train_dataset, optional
         Rows that the trainer evaluates on, when ``config.eval_strategy`` says so.
+    teacher : PreTrainedModel, str or Path, optional
+        A model to distil knowledge from, as for `SendTrainer`.
     config : SendConfig, optional
         All settings; ``SendConfig(drop_fraction=0)`` is plain fine-tuning with the same record.
     processing_class : PreTrainedTokenizerBase, optional
@@ -323,28 +470,37 @@ def train(
     >>> [len(row["masked"]) for row in result.history]
     [0, 0, 3, 3, 3, 3, 3]
     """
-    from datasets import IterableDataset
-
     trainer = SendTrainer(
         str(model) if isinstance(model, Path) else model,
         config,
-        train_dataset=(
-            train_dataset
-            if isinstance(train_dataset, IterableDataset)
-            else as_dataset(train_dataset)
-        ),
-        tracking_dataset=None if tracking_dataset is None else as_dataset(tracking_dataset),
-        eval_dataset=None if eval_dataset is None else as_dataset(eval_dataset),
+        train_dataset=train_dataset,
+        tracking_dataset=tracking_dataset,
+        prompt_dataset=prompt_dataset,
+        eval_dataset=eval_dataset,
+        teacher=teacher,
         processing_class=processing_class,
         callbacks=callbacks,
         peft_config=peft_config,
     )
     trainer.train(resume_from_checkpoint)
+    shared = trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled
     return SendResult(
         model=_plain(trainer.accelerator.unwrap_model(trainer.model)),
         processing_class=trainer.processing_class,
-        history=trainer.send.history,
+        history=_joined(trainer.send.history, trainer.evaluation),
+        evaluation=None if trainer.evaluation is None else trainer.evaluation.latest,
+        gather=partial(trainer.accelerator.get_state_dict, trainer.model_wrapped)
+        if shared
+        else None,
     )
+
+
+def _joined(history: list[Row], evaluation: EvaluationCallback | None) -> list[Row]:
+    """Return the rows of the checkpoints, each with what the evaluation found at its step."""
+    if evaluation is None:
+        return history
+    found = {row["step"]: {name: row[name] for name in COLUMNS} for row in evaluation.history}
+    return [{**row, **found.get(row["step"], dict.fromkeys(COLUMNS))} for row in history]
 
 
 def _plain(model: Any) -> nn.Module:

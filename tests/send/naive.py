@@ -41,6 +41,15 @@ def mean_nll(model, prompt, answer):
     return total / len(answer)
 
 
+def mean_entropy(model, prompt, answer):
+    """Shannon's formula at each token of the answer."""
+    total = 0.0
+    for i in range(len(answer)):
+        log_p = next_log_probs(model, prompt + answer[:i])
+        total -= float((log_p.exp() * log_p).sum())
+    return total / len(answer)
+
+
 def greedy(model, prompt, max_new_tokens, ends):
     """Return the most likely tokens, and whether they end: the end token is left out."""
     answer = []
@@ -63,3 +72,32 @@ def eigenscore(e, alpha=1e-3):
 
 def perplexity(model, prompt, answer):
     return math.exp(mean_nll(model, prompt, answer))
+
+
+def kd_loss(teacher, student, temperature=1.0):
+    """Hinton's definition of one token, term by term, less the entropy of the teacher."""
+    p, q = ([math.exp(x / temperature) for x in logits] for logits in (teacher, student))
+    p, q = [x / sum(p) for x in p], [x / sum(q) for x in q]
+    cross_entropy = -sum(a * math.log(b) for a, b in zip(p, q, strict=True))
+    entropy = -sum(a * math.log(a) for a in p)
+    return temperature**2 * (cross_entropy - entropy)
+
+
+def distilled_loss(student, teacher, rows, *, weight, convex=False, temperature=1.0):
+    """The mean over all response tokens of rows of (input_ids, labels), one row at a time."""
+    losses, divergences = [], []
+    for ids, labels in rows:
+        s, t = (
+            model(torch.tensor([ids]), use_cache=False).logits[0] for model in (student, teacher)
+        )
+        for i, label in enumerate(labels[1:]):
+            if label != -100:
+                losses.append(-math.log(softmax(s[i].tolist())[label]))
+                divergences.append(kd_loss(t[i].tolist(), s[i].tolist(), temperature))
+    sft, kd = sum(losses) / len(losses), sum(divergences) / len(losses)
+    return ((1 - weight) * sft if convex else sft) + weight * kd
+
+
+def softmax(logits):
+    top = [math.exp(x) for x in logits]
+    return [x / sum(top) for x in top]

@@ -22,6 +22,7 @@ from transformers import (
     TrainerCallback,
     TrainingArguments,
 )
+from transformers.integrations.integration_utils import INTEGRATION_TO_CALLBACK
 
 from send.callback import SendCallback
 from send.embeddings import sentence_embedding
@@ -236,6 +237,99 @@ def test_the_log_has_an_entry_for_each_checkpoint(tiny_model, tokenizer, tmp_pat
         assert ("send/loss_jump" in entry) is (row["loss_jump"] is not None)
     shown = [row["send/checkpoint"] for row in seen if "send/checkpoint" in row]
     assert shown == [1, 2, 3, 4]  # by callbacks after ours, with the losses
+
+
+def test_what_report_to_names_shows_the_measurements(
+    tiny_model, tokenizer, tmp_path, monkeypatch, caplog
+):
+    """`Trainer` puts its reporters before the callbacks that it is given."""
+    shown = []
+
+    class Reporter(TrainerCallback):
+        def on_log(self, args, state, control, logs, **_):
+            shown.append(dict(logs))
+
+    monkeypatch.setitem(INTEGRATION_TO_CALLBACK, "tensorboard", Reporter)
+    send = SendCallback(TRACKED, **QUICK)
+    trainer = trainer_of(tiny_model, tokenizer, tmp_path, report_to="tensorboard")
+    send.add_to(trainer)
+    trainer.train()
+    assert [row["send/checkpoint"] for row in shown if "send/checkpoint" in row] == [1, 2, 3, 4]
+    chosen = next(row for row in shown if row.get("send/checkpoint") == 2)
+    assert chosen["send/loss_jump"] == send.history[2]["loss_jump"]
+    assert chosen["send/sensitivity_mean"] == pytest.approx(np.mean(send.history[2]["sensitivity"]))
+    assert "before it" not in caplog.text
+    late = SendCallback(TRACKED, **QUICK)
+    settings = {"report_to": "tensorboard", "max_steps": 1}
+    trainer = trainer_of(tiny_model, tokenizer, tmp_path, late, **settings)
+    trainer.train()
+    assert "tensorboard will not show what SendCallback measures" in caplog.text
+    late.add_to(trainer)
+    callbacks = trainer.callback_handler.callbacks
+    assert callbacks[0] is late
+    assert callbacks.count(late) == 1
+
+
+@pytest.mark.parametrize(("every", "settings"), [("epoch", {"num_train_epochs": 5.5}),
+                                                  (4, {"max_steps": 22})])  # fmt: skip
+def test_a_cool_down_counts_back_from_the_end_of_training(
+    tiny_model, tokenizer, tmp_path, every, settings
+):
+    send, witness = SendCallback(TRACKED, cooldown=2, hold=2, every=every, **QUICK), Witness()
+    fit(tiny_model, tokenizer, tmp_path, witness, send, **settings)
+    # Six intervals, the last one of half an epoch: the last two are without a mask.
+    assert [bool(row["masked"]) for row in send.history] == [False, False, True, True, False, False]
+    assert witness.zeros[15] == send.history[2]["masked"] == send.history[3]["masked"]
+    assert witness.zeros[16:] == [[]] * 6
+
+
+def test_a_cool_down_of_a_stream_needs_a_number_of_steps(tiny_model, tokenizer, tmp_path):
+    rows = Stream([{"input_ids": ids} for ids in tokenizer(TEXTS)["input_ids"]])
+    send = SendCallback(TRACKED, cooldown=1, **QUICK)
+    with pytest.raises(ValueError, match=r"every=<steps> with max_steps"):
+        fit(tiny_model, tokenizer, tmp_path, send, dataset=rows, max_steps=3 * EPOCH)
+    send = SendCallback(TRACKED, cooldown=1, every=EPOCH, **QUICK)
+    fit(tiny_model, tokenizer, tmp_path, send, dataset=rows, max_steps=4 * EPOCH)
+    assert [bool(row["masked"]) for row in send.history] == [False, False, True, False, False]
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"bf16": True},
+        *(
+            {
+                "activation_checkpointing": True,
+                "activation_checkpointing_kwargs": {"use_reentrant": reentrant},
+            }
+            for reentrant in (False, True)
+        ),
+    ],
+    ids=["bf16", "checkpointing", "reentrant checkpointing"],
+)
+def test_mixed_precision_and_checkpointed_activations(tiny_model, tokenizer, tmp_path, settings):
+    send, witness = SendCallback(TRACKED, window=2, hold=1, **QUICK), Witness()
+    options = {"num_train_epochs": 3, "gradient_accumulation_steps": 2, **settings}
+    fit(tiny_model, tokenizer, tmp_path, witness, send, **options)
+    masks = [row["masked"] for row in send.history]
+    assert witness.zeros == [mask for mask in masks[:3] for _ in range(EPOCH // 2)]
+    assert all(len(mask) == 3 for mask in masks[1:])
+
+
+@pytest.mark.filterwarnings("ignore:The .grad attribute")  # which the compiler looks at
+def test_a_compiled_training_is_compiled_once(tiny_model, tokenizer, tmp_path):
+    runs = []
+    options = {"every": 1, "window": 2, "hold": 1, **QUICK}
+    for settings in ({}, {"torch_compile": True, "torch_compile_backend": "aot_eager"}):
+        torch.compiler.reset()
+        send, model = SendCallback(TRACKED, **options), copy.deepcopy(tiny_model)
+        with torch._dynamo.config.patch(error_on_recompile=True):
+            fit(model, tokenizer, tmp_path, send, max_steps=4, **settings)
+        runs.append((weights(model), [row["masked"] for row in send.history]))
+    torch.compiler.reset()
+    assert runs[0][1] == runs[1][1]
+    for name, value in runs[0][0].items():
+        torch.testing.assert_close(value, runs[1][0][name], atol=1e-4, rtol=1e-3)
 
 
 def test_train_loss_is_the_last_one_logged_since_the_checkpoint_before(
@@ -500,6 +594,9 @@ def test_a_training_too_short_for_a_mask_says_so(tiny_model, tokenizer, tmp_path
     [
         ({"drop_fraction": 1.0}, "0 <= fraction < 1"),
         ({"window": 1}, "at least 2"),
+        ({"selection": "largest"}, "selection is 'largest'; expected one of"),
+        ({"warmup": -1}, "warmup is -1; expected at least 0"),
+        ({"cooldown": 1.5}, "cooldown is 1.5; expected an integer"),
         ({"hold": 0}, "hold is 0; expected at least 1"),
         ({"every": "step"}, "every is 'step'; expected 'epoch' or a number"),
         ({"every": 0}, "every is 0"),

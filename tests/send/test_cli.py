@@ -1,16 +1,21 @@
 """The command line of `send`: options, files, configuration, one line for what goes wrong."""
 
 import csv
+import errno
 import json
+import os
+import re
 import shutil
 import subprocess
 import sys
 
 import pytest
+import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from send.cli import _prompts_of, main
 from send.world import World, small_model
+from tests.send.interruption import assert_equal, outcome
 
 WORLD = World(0, people=12, new_people=8, unknown_people=4)
 
@@ -72,6 +77,34 @@ def test_prompts_from_rows(capsys, model, tmp_path):
     assert out.count("Question:") == 3
 
 
+@pytest.fixture
+def asked(tmp_path):
+    path = tmp_path / "asked.jsonl"
+    rows = [{"prompt": q.prompt, "completion": q.answer} for q in WORLD.questions("new", limit=4)]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+@pytest.mark.parametrize("suffix", ["json", "csv"])
+def test_metrics_of_a_model(capsys, model, asked, tmp_path, suffix):
+    output = tmp_path / f"answers.{suffix}"
+    code, text, _ = run(
+        capsys, "evaluate", "--model", model, "--data", asked, "--num_samples", 3,
+        "--max_new_tokens", 4, "--max_prompts", 3, "--level", 0.9, "--output", output,
+    )  # fmt: skip
+    assert code == 0
+    assert "3 prompts, 90 % intervals over them" in text
+    assert "rouge_l" in text
+    if suffix == "json":
+        table = json.loads(output.read_text())
+    else:
+        table = list(csv.DictReader(output.read_text().splitlines()))
+        table = [{**row, "answers": json.loads(row["answers"])} for row in table]
+    prompts = [json.loads(line)["prompt"] for line in asked.read_text().splitlines()]
+    assert [row["prompt"] in prompts for row in table] == [True] * 3
+    assert all(len(row["answers"]) == 3 and float(row["rouge_l"]) <= 1 for row in table)
+
+
 SHORT = ["--max_steps", 3, "--every", 1, "--score_prompts", 2, "--save_strategy", "no"]
 
 
@@ -87,6 +120,76 @@ def test_training(capsys, model, rows, tmp_path):
     assert [len(row["masked"]) for row in history] == [0, 0, 4, 4]
     AutoModelForCausalLM.from_pretrained(out)
     AutoTokenizer.from_pretrained(out)
+
+
+def test_training_with_prompts_to_answer(capsys, model, rows, asked, tmp_path):
+    out = tmp_path / "trained"
+    code, text, _ = run(
+        capsys, "train", "--model", model, "--data", rows, "--output_dir", out, *SHORT,
+        "--prompt_data", asked, "--eval_prompts", 3, "--disable_tqdm", True,
+    )  # fmt: skip
+    assert code == 0
+    assert "3 prompts, 95 % intervals over them" in text
+    history = json.loads((out / "send_history.json").read_text())
+    assert [row["eval_rouge_l"] is not None for row in history] == [True] * 4
+    assert len(list(csv.DictReader((out / "send_history.csv").read_text().splitlines()))) == 4
+    assert (out / "send_run.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_prompts_that_are_not_there(capsys, model, rows):
+    arguments = ("train", "--model", model, "--data", rows, "--prompt_data", "/nowhere.csv")
+    code, _, err = run(capsys, *arguments)
+    assert code == 2
+    assert err.splitlines()[-1].startswith("send: there is no file /nowhere.csv")
+
+
+def test_training_with_a_teacher(capsys, model, rows, tmp_path):
+    out, cache = tmp_path / "trained", tmp_path / "cache"
+    code, text, _ = run(
+        capsys, "train", "--model", model, "--data", rows, "--output_dir", out, *SHORT,
+        "--disable_tqdm", True, "--teacher", model, "--lambda_kd", 0.2, "--kd_cache", cache,
+        "--kd_form", "convex", "--logging_steps", 1,
+    )  # fmt: skip
+    assert code == 0
+    assert "'send/kd_loss': " in text
+    assert (cache / "rows-000000.safetensors").is_file()
+
+
+def test_out_of_disk_it_says_how_to_resume_and_ends_as_if_unbroken(
+    capsys, model, rows, tmp_path, monkeypatch
+):
+    monkeypatch.setenv("CI", "1")  # TRL reports nothing then
+    whole, broken = tmp_path / "whole", tmp_path / "broken"
+    command = ["train", "--model", model, "--data", rows, "--max_steps", 8, "--every", 2,
+               "--score_prompts", 2, "--save_strategy", "steps", "--save_steps", 3,
+               "--save_total_limit", 1, "--logging_steps", 4, "--disable_tqdm", True,
+               "--use_cpu", True, "--output_dir"]  # fmt: skip
+    assert run(capsys, *command, whole)[0] == 0
+    torch_save, saved = torch.save, []
+
+    def save(what, file, **options):
+        saved.append(file)
+        if "checkpoint-6" in str(file) and "rng" in str(file):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        torch_save(what, file, **options)
+
+    with monkeypatch.context() as full:
+        full.setattr("torch.save", save)
+        code, _, err = run(capsys, *command, broken)
+    assert code == 2
+    assert re.fullmatch(
+        r"send: checkpoint-6 could not be written into \S+: .*No space left.*The last complete "
+        r"checkpoint is \S+/checkpoint-3: resume from that with .*send train --resume\.",
+        err.splitlines()[-1],
+    )
+    assert run(capsys, *command, broken, "--resume")[0] == 0
+    assert_equal(outcome(broken, 8), outcome(whole, 8))
+    history = [(folder / "send_history.json").read_text() for folder in (broken, whole)]
+    assert history[0] == history[1]
+    shutil.rmtree(broken / "checkpoint-8")
+    code, _, err = run(capsys, *command, broken, "--resume")
+    assert code == 2
+    assert f"there is no complete checkpoint in {broken} to resume from" in err
 
 
 def test_settings_from_a_file_and_flags_above_them(capsys, model, rows, tmp_path):
@@ -112,13 +215,14 @@ def test_an_unknown_setting_in_a_file_is_refused(capsys, model, rows, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "text"),
     [
-        (["frob"], "expected demo, score or train"),
+        (["frob"], "expected one of demo, score, evaluate, train, recipes"),
         (["score", "--model", "x"], "nothing to score"),
         (["score", "--model", "x", "--prompts", "a", "--output", "a.txt"], "ends in .json or .csv"),
         (["score", "--model", "x", "--data", "/nowhere.csv"], "no file"),
         (["train", "--model", "x", "--data", "/nowhere.json"], "no file"),
         (["demo", "--text", "/nowhere.json"], "no file"),
         (["train", "--model", "x", "--data", "y", "--every", "0"], "every"),
+        (["train", "--model", "x", "--data", "y", "--lambda_kd", "-1"], "lambda_kd is -1.0"),
         (["score", "--prompts", "a"], "required: --model; send score --help"),
         (["score", "--model", "x", "--num_samples", "many"], "invalid int value: 'many'"),
         (["score", "--config"], "--config is followed by nothing"),

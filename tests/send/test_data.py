@@ -1,7 +1,9 @@
 """Texts from files of every kind, errors that say what is wrong, and the split."""
 
+import csv
 import json
 import os
+import re
 from pathlib import Path
 
 import datasets
@@ -10,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from send.data import as_dataset, load_prompts, load_texts, natural_spacing, split_tracking
+from send.lines import numbered_rows
 
 REAL = Path(os.environ.get("SPECDENS_DATA", Path(__file__).parents[3] / "shared" / "data"))
 
@@ -101,6 +104,18 @@ def test_words_and_numbers_in_csv_are_texts(tmp_path):
     assert load_prompts(write(tmp_path / "n.csv", "prompt\n12\n013\n")) == ["12", "013"]
 
 
+@pytest.mark.parametrize("more", ["", "{\n"], ids=["as it is", "with a broken row"])
+def test_dates_in_json_are_texts(tmp_path, more):
+    rows = [{"prompt": "When?", "completion": f"190{i}-01-01"} for i in range(3)]
+    assert list(load_texts(write(tmp_path / "t.jsonl", lines(rows) + more))) == rows
+
+
+def test_a_chat_that_calls_a_tool(tmp_path):
+    call = {"role": "assistant", "content": None, "tool_calls": [{"name": "f"}]}
+    rows = [{"messages": [*CHAT[:1], call]}]
+    assert list(load_texts(write(tmp_path / "t.jsonl", lines(rows)))) == rows
+
+
 def test_a_suffix_may_be_in_capitals(tmp_path):
     assert load_texts(write(tmp_path / "T.JSON", '[{"text": "a"}]'))["text"][:] == ["a"]
 
@@ -122,65 +137,111 @@ def test_a_folder_and_its_splits(tmp_path):
     assert load_texts(folder, split="test")["text"][:] == ["b"]
 
 
-def test_a_name_goes_to_the_hub(monkeypatch):
-    asked = {}
+@pytest.fixture
+def asked(monkeypatch):
+    """What `datasets.load_dataset` was asked for, in the place of loading it."""
+    found = {}
 
-    def load_dataset(name, **options):
-        asked.update(name=name, **options)
+    def load_dataset(path, **options):
+        found.update(path=path, **options)
         return datasets.Dataset.from_dict({"text": TEXTS})
 
     monkeypatch.setattr(datasets, "load_dataset", load_dataset)
+    return found
+
+
+def test_a_name_goes_to_the_hub(asked):
     assert load_texts("someone/texts", split="validation")["text"][:] == TEXTS
-    assert asked == {"name": "someone/texts", "split": "validation"}
+    assert asked == {"path": "someone/texts", "name": None, "split": "validation"}
+
+
+def test_a_configuration_is_asked_for_by_name(asked):
+    load_texts("someone/texts", subset="easy")
+    assert asked == {"path": "someone/texts", "name": "easy", "split": "train"}
+
+
+def test_an_address_is_read_as_the_file_that_it_is(asked):
+    load_texts("https://somewhere.org/texts.JSONL")
+    url = "https://somewhere.org/texts.JSONL"
+    assert asked == {"path": "json", "data_files": url, "split": "train"}
+
+
+def test_an_address_that_works(tmp_path):
+    path = write(tmp_path / "t.jsonl", lines([{"text": text} for text in TEXTS]))
+    assert load_texts(f"file://{path}")["text"][:] == TEXTS
+
+
+def test_a_column_of_another_name(tmp_path):
+    path = write(tmp_path / "t.jsonl", lines([{"question": text, "text": "-"} for text in TEXTS]))
+    loaded = load_texts(path, column="question")
+    assert loaded["text"][:] == TEXTS
+    assert loaded.column_names == ["text"]
+    with pytest.raises(ValueError, match="has the columns question, text; expected answer"):
+        load_texts(path, column="answer")
 
 
 def test_a_name_that_cannot_be_reached(monkeypatch):
-    def load_dataset(name, **_):
-        msg = f"Couldn't reach {name!r} on the Hub"
+    def load_dataset(path, **_):
+        msg = f"Couldn't reach {path!r} on the Hub"
         raise ConnectionError(msg)
 
     monkeypatch.setattr(datasets, "load_dataset", load_dataset)
-    with pytest.raises(FileNotFoundError, match="'someone/texts' is neither a file, nor a folder"):
-        load_texts("someone/texts")
+    for name in ("someone/texts", "https://somewhere.org/texts.json"):
+        with pytest.raises(FileNotFoundError, match=f"'{name}' is neither a file, nor a folder"):
+            load_texts(name)
 
 
 def test_empty_rows_are_left_out_and_said_so(tmp_path, caplog):
     path = write(tmp_path / "t.jsonl", lines([{"text": ""}, {"text": "a"}, {"text": None}]))
     assert load_texts(path)["text"][:] == ["a"]
-    assert "left out 2 empty rows" in caplog.text
+    assert "left out 2 of 3 rows: t.jsonl:1: text is empty; t.jsonl:3: text" in caplog.text
 
 
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        ("t.jsonl", '{"text": "a"}\n\n{"text": "b"\n{"text": "c"}\n', "broken JSON in line 3"),
+        ("t.jsonl", '{"text": "a"\n{"text": "b"\n{"text": "c"}\n', "t.jsonl:1: broken JSON"),
         ("t.json", '[{"text": "a"},\n {"text": "b"\n', "broken JSON in line 3"),
+        ("t.json", '[{"text": "a"},\n {"text": "b"}]\n ]', "broken JSON in line 3: Extra data"),
+        ("t.json", '[{"text": "a"}\n {"text": "b"}]', "broken JSON in line 2: Expecting ','"),
+        ("t.json", '[{"text": "a"},\n]', "broken JSON in line 2: Expecting value"),
+        ("t.json", '[{"text": "a"},\n' + "[" * 10**5, "in the row of line 2 "),
+        ("t.json", " \n ", "no data"),
+        ("t.json", '{\n"text": "a"\n}', "3 of 3 rows: t.json:1: broken JSON"),
         ("t.jsonl", "", "is empty"),
         ("t.csv", "", "is empty"),
         ("t.json", "[]", "no data"),
-        ("t.csv", "text,label\na,1\nb,2,3,4\n", "line 3"),
-        ("t.csv", b"text\n\xe9\n", "utf-8"),
-        ("t.jsonl", b'{"text": "\xe9"}\n', "utf-8"),
+        ("t.csv", "text\n", "no data"),
+        (
+            "t.csv",
+            "text,label\na,1\nb,2,3,4\nc\n",
+            "t.csv:3: 4 cells instead of 2; t.csv:4: 1 cell",
+        ),
+        ("t.csv", 'text\na\n"b\nc\n', "a quote in line 3 is not closed"),
+        ("t.csv", b"text\n\xe9\n", "1 of 1 rows: t.csv:2: text is not UTF-8"),
+        ("t.jsonl", b'{"text": "\xe9"}\n', "t.jsonl:1: text is not UTF-8"),
         ("t.parquet", "not parquet", "arquet"),
-        ("t.txt", "hello", "ends in '.txt'; expected one of .json, .jsonl, .csv, .parquet"),
+        ("t.xml", "hello", "ends in '.xml'; expected one of .json, .jsonl, .csv, .parquet"),
         (
             "t.jsonl",
             '{"body": "a", "id": 1}\n',
-            "has the columns body, id; expected prompt and completion",
+            "has the columns body, id; expected prompt and completion, or messages, or text, or",
         ),
         ("t.jsonl", '{"prompt": "a"}\n', "has the columns prompt; expected prompt and completion"),
-        ("t.json", '[{"text": 3}]', "column text of .* holds 3 in row 0; expected text"),
-        ("t.json", '[{"sentences": "A b ."}]', "holds 'A b .' in row 0; expected a list of texts"),
-        ("t.json", '[{"sentences": [null, "a"]}]', "row 0; expected a list of texts"),
-        ("t.json", '[{"messages": ["a", "b"]}]', "row 0; expected messages, each with a role"),
-        ("t.json", '[{"messages": [{"from": "x", "value": "y"}]}]', "row 0; expected messages"),
-        ("t.csv", "messages\nhello\n", "holds 'hello' in row 0; expected messages"),
+        ("t.jsonl", "3\n[]\n", "t.jsonl:1: 3 is not an object"),
+        ("t.json", '[{"text": 3}]', "t.json:1: text is 3; expected text"),
+        ("t.json", '[{"sentences": "A b ."}]', "sentences is 'A b .'; expected a list of texts"),
+        ("t.json", '[{"sentences": [null, "a"]}]', "sentences is .*; expected a list of texts"),
+        ("t.json", '[{"messages": ["a", "b"]}]', "messages is .*; expected messages, each with"),
+        ("t.json", '[{"messages": [{"from": "x", "value": "y"}]}]', "expected messages, each with"),
+        ("t.json", '[{"messages": [{"role": "user", "content": 3}]}]', "expected messages, each"),
+        ("t.csv", "messages\nhello\n", "messages is 'hello'; expected messages"),
         (
             "t.json",
             '[{"prompt": "a", "completion": 2}]',
-            "column completion of .* holds 2 in row 0",
+            "t.json:1: completion is 2; expected text",
         ),
-        ("t.jsonl", '{"text": ""}\n', "no row of text in text"),
+        ("t.jsonl", '{"text": ""}\n{"text": "  "}\n', "2 of 2 rows: t.jsonl:1: text is empty"),
     ],
 )
 def test_errors_are_one_line_that_says_what_is_wrong(tmp_path, name, content, message):
@@ -189,6 +250,126 @@ def test_errors_are_one_line_that_says_what_is_wrong(tmp_path, name, content, me
         load_texts(path)
     assert str(path) in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+BROKEN = {
+    "t.jsonl": [
+        (b'{"text": "Ada"', "broken JSON"),
+        (b'{"text": "caf\xe9"}', "not UTF-8"),
+        (b'{"text": "\\ud800"}', "not UTF-8"),
+        (b'{"body": "Ada"}', "there is no text"),
+        (b'{"text": null}', "text is empty"),
+        (b'{"text": ["Ada"]}', "text is .*; expected text"),
+        (b'{"text": 3}', "text is 3"),
+        (b'{"text": "\\n "}', "text is empty"),
+        (b"[" * 10**5, "JSON"),
+        (b"12", "12 is not an object"),
+        (b"1" * 5000, "JSON that cannot be read, Exceeds the limit"),
+        (b"{}", "there is no text"),
+    ],
+    "t.csv": [
+        (b"Ada,1,2", "3 cells instead of 2"),
+        (b"Ada", "1 cells instead of 2"),
+        (b"caf\xe9,1", "not UTF-8"),
+        (b",1", "text is empty"),
+        (b'"Ada"x,1', "expected"),
+    ],
+    "t.json": [
+        (b'{"text": 3},', "text is 3"),
+        (b"3,", "3 is not an object"),
+        (b'{"text": "caf\xe9"},', "not UTF-8"),
+    ],
+}
+
+
+@pytest.mark.parametrize(
+    ("name", "line", "reason"),
+    [(name, *row) for name, rows in BROKEN.items() for row in rows],
+    ids=lambda value: str(value)[:20],
+)
+def test_a_broken_row_is_left_out_and_said_so(tmp_path, caplog, name, line, reason):
+    good = {
+        "t.jsonl": [b'{"text": "%d", "id": %d}' % (i, i) for i in range(5)],
+        "t.csv": [b"%d,1" % i for i in range(5)],
+        "t.json": [b'{"text": "%d"},' % i for i in range(4)] + [b'{"text": "4"}'],
+    }[name]
+    first, last = {"t.csv": (b"text,id\n", b""), "t.json": (b"[\n", b"]")}.get(name, (b"", b""))
+    path = write(tmp_path / name, first + b"\n".join([*good[:2], line, *good[2:]]) + last)
+    assert load_texts(path).to_dict() == {"text": list("01234")}
+    number = 3 + first.count(b"\n")
+    warning = f"{path}: left out 1 of 6 rows: {name}:{number}: "
+    assert re.search(f"{re.escape(warning)}.*{reason}", caplog.text)
+    assert list(tmp_path.glob("*.jsonl")) == ([path] if name == "t.jsonl" else [])
+
+
+def test_only_the_first_broken_rows_are_named(tmp_path, caplog):
+    path = write(tmp_path / "t.jsonl", lines([{"text": "a"}] * 9) + "{\n" * 9)
+    assert len(load_texts(path)) == 9
+    assert "left out 9 of 18 rows: t.jsonl:10: " in caplog.text
+    assert "t.jsonl:14: " in caplog.text
+    assert "and 4 more" in caplog.text
+    assert "t.jsonl:15: " not in caplog.text
+    with pytest.raises(ValueError, match="10 of 19 rows"):
+        load_texts(write(tmp_path / "t.jsonl", lines([{"text": "a"}] * 9) + "{\n" * 10))
+
+
+def test_text_and_chats_are_not_mixed(tmp_path, caplog):
+    chats = [{"prompt": CHAT[:1], "completion": CHAT[1:]}] * 3
+    texts = [{"prompt": "Where?", "completion": "Oslo"}]
+    path = write(tmp_path / "t.jsonl", lines([*texts, *chats]))
+    assert list(load_texts(path)) == chats
+    assert "t.jsonl:1: prompt is 'Where?'; expected messages" in caplog.text
+    path = write(tmp_path / "u.jsonl", lines([*texts, *texts, *texts, *chats[:1]]))
+    assert list(load_texts(path)) == texts * 3
+
+
+def test_texts_over_several_lines_of_csv(tmp_path, caplog):
+    path = write(tmp_path / "t.csv", 'text,id\r\n"a\r\nb",1\r\n\r\n"c ""d""",2\r\nx\r\n"e,f",3\r\n')
+    assert load_texts(path)["text"][:] == ["a\r\nb", 'c "d"', "e,f"]
+    assert "t.csv:6: 1 cells" in caplog.text
+    long = "x" * 200_000  # beyond the usual limit of the csv module
+    assert load_texts(write(tmp_path / "u.csv", f"text\n{long}\n"))["text"][0] == long
+
+
+@settings(max_examples=50, deadline=None)
+@given(
+    st.lists(st.one_of(st.just(None), st.text(min_size=1).filter(str.strip)), min_size=1),
+    st.sampled_from(["json", "jsonl", "csv"]),
+)
+def test_what_is_read_is_what_was_written(tmp_path_factory, texts, kind):
+    """Rows of JSON and CSV with their places, among them broken ones where there is a None."""
+    path = tmp_path_factory.mktemp("rows") / f"t.{kind}"
+    if kind == "csv":
+        with path.open("w", newline="", encoding="utf-8") as file:
+            out = csv.writer(file, lineterminator="\n")
+            out.writerow(["text", "n"])
+            out.writerows([text, 1] if text is not None else [1, 2, 3] for text in texts)
+    else:
+        rows = [
+            json.dumps({"text": t}, ensure_ascii=False) if t is not None else "3" for t in texts
+        ]
+        text = "\n".join(rows) if kind == "jsonl" else "[\n" + ",\n".join(rows) + "\n]"
+        path.write_bytes(text.encode())
+    found = list(numbered_rows(path))
+    assert [r["text"] if isinstance(r, dict) else None for _, r in found] == texts
+    numbers = [int(place.split(":")[1]) for place, _ in found]
+    assert numbers == sorted(set(numbers))
+    if kind != "csv":
+        assert numbers == list(range(1 + (kind == "json"), len(texts) + 1 + (kind == "json")))
+
+
+def test_rows_that_are_given_are_checked_alike(caplog):
+    rows = [{"text": "a"}, {"text": 3}, {"text": "b"}, {"text": ""}, {"body": "x"}, {"text": "c"}]
+    assert as_dataset(rows)["text"][:] == ["a", "b", "c"]
+    assert "the data: left out 3 of 6 rows: row 1: text is 3; expected text" in caplog.text
+    dataset = datasets.Dataset.from_dict({"text": ["a", None, " "], "id": [1, 2, 3]})
+    assert list(as_dataset(dataset)) == [{"text": "a", "id": 1}]
+    assert as_dataset(["a", "", "b"])["text"][:] == ["a", "b"]
+    named = datasets.Dataset.from_dict({"body": ["a", ""]})
+    assert len(as_dataset(named)) == 2
+    assert len(as_dataset(named, text_column="body")) == 1
+    with pytest.raises(ValueError, match="2 of 2 rows: row 0: text is empty"):
+        as_dataset(["", ""])
 
 
 def test_a_missing_file(tmp_path):
@@ -256,6 +437,20 @@ def test_split_is_disjoint_complete_and_never_empty(rows, fraction, seed):
     assert abs(len(tracking) - fraction * rows) <= 1
     again = split_tracking(whole, fraction, seed=seed)[1]
     assert tracking["text"][:] == again["text"][:]
+
+
+@settings(max_examples=50)
+@given(st.lists(st.integers(0, 9), min_size=2, max_size=60), st.floats(0.01, 0.99))
+def test_rows_that_are_the_same_are_in_one_part(numbers, fraction):
+    whole = as_dataset([{"text": str(i), "id": n} for n, i in enumerate(numbers)])
+    if len(set(numbers)) == 1:
+        with pytest.raises(ValueError, match="rows are the same"):
+            split_tracking(whole, fraction)
+        return
+    train, tracking = split_tracking(whole, fraction)
+    assert sorted([*train["id"], *tracking["id"]]) == list(range(len(numbers)))
+    assert not set(train["text"]) & set(tracking["text"])
+    assert min(len(train), len(tracking)) >= 1
 
 
 def test_split_is_shuffled_by_the_seed():

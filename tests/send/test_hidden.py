@@ -84,7 +84,7 @@ def test_the_blocks_are_the_outermost_list_of_their_length():
 
 def test_an_encoder_decoder_is_refused():
     config = T5Config(vocab_size=11, d_model=8, d_ff=8, num_layers=2, num_heads=2, d_kv=4)
-    with pytest.raises(ValueError, match="Encoder-decoder models are not supported"):
+    with pytest.raises(ValueError, match="is an encoder-decoder; expected a decoder-only"):
         decoder_blocks(T5ForConditionalGeneration(config))
 
 

@@ -166,8 +166,8 @@ class TwoBlocks(nn.Module):
 
     def __init__(self, wrap):
         super().__init__()
-        text_config = SimpleNamespace(hidden_size=4)
-        self.config = SimpleNamespace(num_hidden_layers=2, get_text_config=lambda: text_config)
+        text_config = SimpleNamespace(hidden_size=4, num_hidden_layers=2)
+        self.config = SimpleNamespace(get_text_config=lambda: text_config)
         self.layers = nn.ModuleList([Wrapping(wrap), Wrapping(wrap)])
 
 

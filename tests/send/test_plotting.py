@@ -4,7 +4,7 @@ import pytest
 from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
 
-from send.plotting import plot_history, plot_rates, plot_sensitivity
+from send.plotting import plot_history, plot_rates, plot_run, plot_sensitivity
 
 
 def row(checkpoint, **values):
@@ -144,3 +144,54 @@ def test_axes_are_made_if_none_are_given(history, draw):
 def test_nothing_to_plot_says_so(call, message):
     with pytest.raises(ValueError, match=message):
         call()
+
+
+def evaluated(checkpoint, **values):
+    found = {"train_loss": None if checkpoint == 0 else 2.0, **values}
+    for name, value in {"eigenscore": -3.0, "ees": -3.0, "entropy": 1.5, "rouge_l": 0.5}.items():
+        ends = {"": value, "_low": value - 0.25, "_high": value + 0.25}
+        found |= {f"eval_{name}{end}": x + checkpoint for end, x in ends.items()}
+    return row(checkpoint, **found)
+
+
+@pytest.fixture
+def run():
+    rows = [evaluated(0), evaluated(1), evaluated(2, masked=[1]), row(3)]
+    figure = plot_run(rows)
+    yield {ax.get_ylabel(): ax for ax in figure.axes}
+    plt.close(figure)
+
+
+def test_a_run_has_a_panel_for_each_kind_of_number_that_there_is(run):
+    assert list(run) == ["loss (nats per token)", "EigenScore", "entropy (nats)", "ROUGE-L"]
+    assert set(lines(run["loss (nats per token)"])) == {"training", "tracking set"}
+    assert set(lines(run["EigenScore"])) == {"EigenScore, tracking set", "EigenScore"}
+    line = lines(run["ROUGE-L"])["ROUGE-L F1"]
+    assert (line.get_xdata().tolist(), line.get_ydata().tolist()) == ([0, 1, 2], [0.5, 1.5, 2.5])
+    assert lines(run["loss (nats per token)"])["training"].get_xdata().tolist() == [1, 2]
+
+
+def test_panels_share_the_checkpoints_and_show_intervals_and_masks(run):
+    for label, ax in run.items():
+        assert ax.get_xlim() == (0, 3)
+        assert [(p.get_x(), p.get_x() + p.get_width()) for p in ax.patches] == [(2, 3)]
+        assert ax.get_xlabel() == ("checkpoint" if label == "ROUGE-L" else "")
+    (band,) = run["entropy (nats)"].collections
+    vertices = band.get_paths()[0].vertices
+    assert (vertices[:, 1].min(), vertices[:, 1].max()) == (1.25, 3.75)
+    assert len(run["EigenScore"].collections) == 2  # of the tracking set: standard errors
+    assert not run["loss (nats per token)"].collections
+
+
+def test_ees_has_a_line_of_its_own_where_it_differs():
+    figure = plot_run([evaluated(0) | {"eval_ees": -2.0}, evaluated(1)])
+    assert "EES" in lines(figure.axes[1])
+    plt.close(figure)
+
+
+def test_a_run_without_scores_has_losses_alone():
+    figure = plot_run([row(0, eigenscore=None), row(1, eigenscore=None)])
+    assert [ax.get_ylabel() for ax in figure.axes] == ["loss (nats per token)"]
+    plt.close(figure)
+    with pytest.raises(ValueError, match="no checkpoint"):
+        plot_run([])

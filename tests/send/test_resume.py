@@ -19,12 +19,8 @@ import pytest
 import torch
 from datasets import Dataset
 from safetensors.torch import load_file
-from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import (
     DataCollatorForLanguageModeling,
-    GPT2Config,
-    GPT2LMHeadModel,
-    PreTrainedTokenizerFast,
     Trainer,
     TrainerCallback,
     TrainingArguments,
@@ -33,9 +29,10 @@ from transformers import (
 from send.callback import SendCallback
 from send.checkpoint import STATE_FILE, SendState, last_checkpoint, read_state, write_state
 from send.hidden import HiddenTap
+from tests.send.interruption import LAST, assert_equal, model_and_tokenizer, outcome, sentences
 
-EPOCH, LAST = 4, 24  # steps
-WORDS = [f"w{i}" for i in range(30)]
+EPOCH = 4  # steps
+ROOT = Path(__file__).parents[2]
 SETTINGS = {
     "max_steps": LAST,
     "per_device_train_batch_size": 4,
@@ -48,29 +45,14 @@ SETTINGS = {
 }
 
 
-def sentences(seed, count):
-    rng = np.random.default_rng(seed)
-    return [" ".join(rng.choice(WORDS, rng.integers(4, 9))) for _ in range(count)]
-
-
 TRACKED = [{"text": text} for text in sentences(1, 6)]
 
 
 def a_trainer(folder, *callbacks, send=None, model=None, **settings):
     """A plain Trainer of a model with dropout, so that random states matter."""
-    vocabulary = {word: i for i, word in enumerate(["<pad>", "<eos>", *WORDS])}
-    inner = Tokenizer(models.WordLevel(vocabulary, unk_token="<pad>"))
-    inner.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
-    tokenizer = PreTrainedTokenizerFast(
-        tokenizer_object=inner, pad_token="<pad>", eos_token="<eos>"
-    )
-    torch.manual_seed(0)
-    config = GPT2Config(
-        vocab_size=len(vocabulary), n_embd=16, n_layer=3, n_head=2, n_positions=32,
-        eos_token_id=1, bos_token_id=None, pad_token_id=0,
-    )  # fmt: skip
+    own, tokenizer = model_and_tokenizer()
     return Trainer(
-        model or GPT2LMHeadModel(config),
+        model or own,
         TrainingArguments(folder, **{**SETTINGS, **settings}),
         train_dataset=Dataset.from_dict(dict(tokenizer(sentences(0, 4 * EPOCH)))),
         data_collator=DataCollatorForLanguageModeling(tokenizer, mlm=False),
@@ -128,41 +110,6 @@ def main(task, folder):
         torch.save(result, Path(folder) / f"rank{os.environ['RANK']}.pt")
 
 
-def outcome(folder):
-    """Everything that the last checkpoint of a training holds."""
-    checkpoint = Path(folder) / f"checkpoint-{LAST}"
-    send = read_state(checkpoint)
-    log = json.loads((checkpoint / "trainer_state.json").read_text())["log_history"]
-    return {
-        "weights": load_file(checkpoint / "model.safetensors"),
-        "optimizer": torch.load(checkpoint / "optimizer.pt"),
-        "schedule": torch.load(checkpoint / "scheduler.pt"),
-        "random": torch.load(checkpoint / "rng_state.pth", weights_only=False),
-        "embeddings": send.embeddings,
-        "history": send.history,
-        "log": log,
-    }
-
-
-def assert_equal(a, b, where=""):
-    """Compare nested things bit by bit."""
-    assert type(a) is type(b), where
-    if isinstance(a, dict):
-        assert a.keys() == b.keys(), where
-        for key in a:
-            assert_equal(a[key], b[key], f"{where}/{key}")
-    elif isinstance(a, list | tuple):
-        assert len(a) == len(b), where
-        for i, (x, y) in enumerate(zip(a, b, strict=True)):
-            assert_equal(x, y, f"{where}/{i}")
-    elif isinstance(a, torch.Tensor):
-        assert torch.equal(a, b), where
-    elif isinstance(a, np.ndarray):
-        assert np.array_equal(a, b), where
-    else:
-        assert a == b, where
-
-
 @pytest.fixture(autouse=True)
 def one_thread():
     threads = torch.get_num_threads()
@@ -173,7 +120,7 @@ def one_thread():
 
 def start(task, folder, **environment):
     command = [sys.executable, __file__, task, str(folder)]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", **environment}
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), **environment}
     return subprocess.Popen(
         command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
     )
@@ -246,11 +193,13 @@ def test_every_architecture_resumes(any_model, tmp_path):
         ((17, "on_step_begin"), {"save_steps": 4}, {"every": 4, "window": 2, "hold": 1}),
         ((3, "on_step_begin"), {"save_steps": 2}, {}),
         ((13, "on_step_begin"), {"gradient_accumulation_steps": 2}, {"every": 2}),
+        ((18, "on_step_begin"), {}, {"selection": "random", "hold": 2, "cooldown": 1}),
     ],
     ids=[
         "mid-epoch", "callback states restored", "saved at epochs", "between save and epoch end",
         "before the first mask", "before the save at an epoch end", "every 3 steps",
         "every 4 steps with a save", "in the first epoch", "accumulated gradients",
+        "a control with a cool-down",
     ],
 )  # fmt: skip
 def test_stopped_and_resumed_it_ends_as_if_unbroken(tmp_path, stop, settings, options):
@@ -310,9 +259,17 @@ def test_a_checkpoint_that_was_moved_has_to_be_named(tmp_path):
 def test_a_state_of_another_training_is_refused(tmp_path):
     here = interrupted(tmp_path / "here")
     there = interrupted(tmp_path / "there", seed=1)
-    shutil.copy(there / STATE_FILE, here / STATE_FILE)
     with pytest.raises(ValueError, match="step 15 is of another training than the checkpoint"):
+        a_trainer(tmp_path / "here").train(resume_from_checkpoint=str(there))
+    shutil.copy(there / STATE_FILE, here / STATE_FILE)
+    with pytest.raises(ValueError, match=r"cannot be resumed from: .* has .* bytes instead of"):
         a_trainer(tmp_path / "here").train(resume_from_checkpoint=True)
+
+
+def test_a_checkpoint_without_its_optimizer_is_refused(tmp_path):
+    (interrupted(tmp_path) / "optimizer.pt").unlink()  # Trainer would begin with a new one
+    with pytest.raises(ValueError, match=r"optimizer\.pt is missing.* is \S+/checkpoint-10: res"):
+        a_trainer(tmp_path).train(resume_from_checkpoint=True)
 
 
 def test_a_state_of_another_step_is_refused(tmp_path):
@@ -331,6 +288,7 @@ def test_a_state_of_another_step_is_refused(tmp_path):
         ({"pooling": "last", "tracked": TRACKED[1:]}, "tracking set and pooling"),
         ({"window": 4, "hold": 1}, "window and hold"),
         ({"drop_fraction": 0.5, "aggregate": "mean-first"}, "drop_fraction and aggregate"),
+        ({"score_prompts": 1, "seed": 7}, "score_prompts and seed"),
     ],
 )
 def test_a_training_of_other_options_is_refused(tmp_path, options, what):
@@ -339,22 +297,16 @@ def test_a_training_of_other_options_is_refused(tmp_path, options, what):
         a_trainer(tmp_path, send=a_send(**options)).train(resume_from_checkpoint=True)
 
 
+def test_checkpoints_at_other_steps_are_refused(tmp_path):
+    interrupted(tmp_path)
+    with pytest.raises(ValueError, match="but every is 7; resume with every as it was"):
+        a_trainer(tmp_path, send=a_send(every=7)).train(resume_from_checkpoint=True)
+
+
 def test_a_missing_state_is_never_made_up(tmp_path):
     (interrupted(tmp_path) / STATE_FILE).unlink()
     with pytest.raises(ValueError, match=r"begin a new training"):
         a_trainer(tmp_path).train(resume_from_checkpoint=True)
-
-
-def test_the_last_complete_checkpoint_is_found(tmp_path):
-    assert last_checkpoint(tmp_path) is None
-    assert last_checkpoint(tmp_path / "nowhere") is None
-    for step in (5, 10, 100):
-        (tmp_path / f"checkpoint-{step}").mkdir()
-        (tmp_path / f"checkpoint-{step}" / STATE_FILE).touch()
-    (tmp_path / "checkpoint-105").mkdir()  # killed while it was written
-    (tmp_path / "checkpoint-best").mkdir()
-    (tmp_path / "checkpoint-best" / STATE_FILE).touch()
-    assert last_checkpoint(str(tmp_path)) == tmp_path / "checkpoint-100"
 
 
 def a_state():

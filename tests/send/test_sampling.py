@@ -1,3 +1,5 @@
+import math
+
 import pytest
 import torch
 from peft import LoraConfig, get_peft_model
@@ -86,7 +88,7 @@ def test_unknown_and_pad_tokens_are_not_an_empty_answer(tokenizer):
 def check_against_separate_passes(
     model, tokenizer, *, count_eos, max_new_tokens=3, kinds=KINDS, **options
 ):
-    """Compare each embedding and likelihood with forward passes over prompt + answer alone."""
+    """Compare embeddings, likelihoods, entropies with forward passes over prompt + answer alone."""
     listener = Listener(model)
     samples = sample_answers(
         model,
@@ -109,11 +111,23 @@ def check_against_separate_passes(
         expected = naive.answer_embedding(model, prompt, counted, **pooling)
         near(samples.embeddings[p, :, k], expected)
         near(samples.mean_nll[p, k], naive.mean_nll(model, prompt, counted or end))
+        near(samples.mean_entropy[p, k], naive.mean_entropy(model, prompt, counted or end))
         assert samples.lengths[p, k] == len(answer)
         assert samples.ended[p, k] == bool(end)
         assert samples.answers[p][k] == decoded(tokenizer, answer)
         seen.add("cut off" if not end else "ended" if answer else "empty")
     assert seen == kinds
+
+
+def test_the_entropy_passes_over_tokens_that_cannot_be(tiny_model, tokenizer):
+    size = tiny_model.config.vocab_size
+    with torch.no_grad():
+        tiny_model.get_output_embeddings().weight.zero_()
+    tiny_model.get_output_embeddings().register_forward_hook(
+        lambda _module, _inputs, logits: logits.index_fill(-1, torch.arange(10, size), -torch.inf)
+    )
+    samples = sample_answers(tiny_model, tokenizer, ["Bo"], num_samples=3, max_new_tokens=2)
+    near(samples.mean_entropy, torch.full((1, 3), math.log(10)))
 
 
 @pytest.mark.parametrize("count_eos", [False, True], ids=["without end", "with end"])
@@ -224,7 +238,7 @@ def test_shapes_and_kinds(tiny_model, tokenizer):
     assert [len(row) for row in samples.answers] == [4, 4, 4]
     assert samples.embeddings.shape == (3, 16, 4)
     assert samples.embeddings.dtype == torch.float32
-    for column in (samples.mean_nll, samples.lengths, samples.ended):
+    for column in (samples.mean_nll, samples.mean_entropy, samples.lengths, samples.ended):
         assert column.shape == (3, 4)
     assert samples.lengths.dtype == torch.int64
     assert samples.ended.dtype == torch.bool
@@ -458,6 +472,7 @@ def test_a_model_in_half_precision_is_read_in_single(tiny_model, tokenizer):
         tiny_model.to(torch.bfloat16), tokenizer, PROMPTS, num_samples=3, max_new_tokens=3
     )
     assert samples.embeddings.dtype == samples.mean_nll.dtype == torch.float32
+    assert samples.mean_entropy.dtype == torch.float32
     assert samples.embeddings.isfinite().all()
     assert (samples.mean_nll > 0).all()
 

@@ -16,7 +16,9 @@ from tests.send import naive
 PROMPTS = ["where was Ada born ?", "Bo", "who is the baker at Acme in Oslo ? answer :"]
 OPTIONS = {"num_samples": 6, "temperature": 1.5, "top_k": 0, "max_new_tokens": 3}
 TEXTS = ("prompt", "answers", "greedy_answer")
-NUMBERS = ("eigenscore", "ees", "distinct", "mean_nll", "greedy_perplexity", "mean_length")
+NUMBERS = (
+    "eigenscore", "ees", "distinct", "mean_nll", "entropy", "greedy_perplexity", "mean_length",
+)  # fmt: skip
 
 
 @pytest.fixture
@@ -43,6 +45,7 @@ def test_the_columns_are_what_they_say(scorer, table, tiny_model, tokenizer):
     assert np.array_equal(table.eigenscore, eigenscore(samples.embeddings).numpy())
     assert table.distinct.tolist() == [len(set(answers)) for answers in samples.answers]
     np.testing.assert_allclose(table.mean_nll, samples.mean_nll.numpy().mean(axis=1), rtol=1e-6)
+    np.testing.assert_allclose(table.entropy, samples.mean_entropy.numpy().mean(axis=1), rtol=1e-6)
     np.testing.assert_allclose(table.mean_length, samples.lengths.numpy().mean(axis=1))
     np.testing.assert_allclose(table.greedy_perplexity, greedy.mean_nll.exp().numpy(), rtol=1e-6)
 
@@ -95,7 +98,7 @@ def test_the_order_of_the_answers_changes_no_score(scorer, table, monkeypatch):
     def shuffled(*args, **options):
         samples = sample_answers(*args, **options)
         answers = [[row[i] for i in order] for row in samples.answers]
-        columns = (samples.mean_nll, samples.lengths, samples.ended)
+        columns = (samples.mean_nll, samples.mean_entropy, samples.lengths, samples.ended)
         return type(samples)(
             answers, samples.embeddings[:, :, order], *(column[:, order] for column in columns)
         )
@@ -105,6 +108,7 @@ def test_the_order_of_the_answers_changes_no_score(scorer, table, monkeypatch):
     assert other.answers != table.answers
     np.testing.assert_allclose(other.eigenscore, table.eigenscore, rtol=1e-12)
     np.testing.assert_allclose(other.mean_nll, table.mean_nll, rtol=1e-12)
+    np.testing.assert_allclose(other.entropy, table.entropy, rtol=1e-12)
     assert np.array_equal(other.distinct, table.distinct)
     assert np.array_equal(other.mean_length, table.mean_length)
 
@@ -252,7 +256,7 @@ def test_a_row_is_a_dictionary_of_plain_values(table):
     row = table[1]
     assert row["prompt"] == "Bo"
     assert row["eigenscore"] == float(table.eigenscore[1])
-    assert [type(row[name]) for name in NUMBERS] == [float, float, int, float, float, float]
+    assert [type(row[name]) for name in NUMBERS] == [float, float, int, *[float] * 4]
     assert table[-1] == list(table)[2]
     with pytest.raises(IndexError):
         table[3]
@@ -295,6 +299,7 @@ def row_of(prompt, perplexity=2.0):
         ees=np.full(30, -1.5),
         distinct=np.full(30, 2),
         mean_nll=np.full(30, 0.5),
+        entropy=np.full(30, 0.25),
         greedy_answer=["two\nlines"] * 30,
         greedy_perplexity=np.full(30, perplexity),
         mean_length=np.full(30, 3.0),

@@ -136,7 +136,8 @@ def test_rows_that_cannot_be_read(tokenizer, row, given_tokenizer, message):
 
 
 def test_loss_and_embeddings_are_those_of_each_row_alone(any_model, rows):
-    embeddings, loss = tracking_set(rows).watch(any_model)
+    watched = tracking_set(rows).watch(any_model)
+    embeddings, loss = watched.embeddings, watched.loss
     nll, tokens = 0.0, 0
     for row, embedding in zip(rows, embeddings, strict=True):
         ids = torch.tensor([row.input_ids])
@@ -153,7 +154,7 @@ def test_loss_and_embeddings_are_those_of_each_row_alone(any_model, rows):
 
 def test_loss_passes_over_what_has_no_label(tiny_model, tokenizer):
     rows = read_rows([{"prompt": "where was Ada born ?", "completion": " Oslo"}], tokenizer)
-    _, loss = tracking_set(rows).watch(tiny_model)
+    loss = tracking_set(rows).watch(tiny_model).loss
     ids, labels = torch.tensor([rows[0].input_ids]), torch.tensor([rows[0].labels])
     with torch.no_grad():
         assert loss == pytest.approx(tiny_model(ids, labels=labels).loss.item(), rel=1e-6)
@@ -161,10 +162,12 @@ def test_loss_passes_over_what_has_no_label(tiny_model, tokenizer):
 
 @pytest.mark.parametrize("batch_size", [1, 3, 99])
 def test_pads_change_nothing(any_model, rows, batch_size):
-    embeddings, loss = tracking_set(rows, batch_size=1).watch(any_model)
-    padded_embeddings, padded_loss = tracking_set(rows, batch_size=batch_size).watch(any_model)
-    np.testing.assert_allclose(padded_embeddings, embeddings, rtol=1e-4, atol=1e-5)
-    assert padded_loss == pytest.approx(loss, rel=1e-5)
+    alone = tracking_set(rows, batch_size=1).watch(any_model)
+    padded = tracking_set(rows, batch_size=batch_size).watch(any_model)
+    np.testing.assert_allclose(padded.embeddings, alone.embeddings, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(padded.magnitudes, alone.magnitudes, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(padded.nll, alone.nll, rtol=1e-4)
+    assert padded.loss == pytest.approx(alone.loss, rel=1e-5)
 
 
 def _numpy_state():
@@ -240,7 +243,7 @@ def test_rows_without_a_token_are_left_out(tiny_model, tokenizer, caplog):
     rows = read_rows(given, tokenizer)
     assert [row.input_ids for row in rows] == [[3, 4]]
     assert "left out 1 rows" in caplog.text
-    assert len(tracking_set(rows).watch(tiny_model)[0]) == 1
+    assert len(tracking_set(rows).watch(tiny_model).embeddings) == 1
 
 
 def test_loss_on_prompt_and_completion(tokenizer):

@@ -329,8 +329,10 @@ def test_stopped_and_resumed_it_ends_as_if_unbroken(tiny_model, tokenizer, tmp_p
 
 
 def test_a_checkpoint_can_be_named_and_be_anywhere(tiny_model, tokenizer, tmp_path):
-    def run(folder, resume=None):
-        settings = config(folder, save_strategy="epoch", logging_steps=1, save_total_limit=None)
+    def run(folder, resume=None, **options):
+        settings = config(
+            folder, save_strategy="epoch", logging_steps=1, save_total_limit=None, **options
+        )
         return train(
             copy.deepcopy(tiny_model),
             TEXTS,
@@ -344,6 +346,53 @@ def test_a_checkpoint_can_be_named_and_be_anywhere(tiny_model, tokenizer, tmp_pa
     resumed = run(tmp_path / "second", resume=moved)
     assert resumed.history == whole.history
     assert torch.equal(logits(resumed.model), logits(whole.model))
+    # By the settings: from there, or from the last one; Trainer would begin again.
+    named = run(tmp_path / "third", resume_from_checkpoint=str(moved), max_steps=1 + 2 * EPOCH)
+    last = run(tmp_path / "second", resume_from_checkpoint="True", max_steps=1 + 3 * EPOCH)
+    assert not (tmp_path / "third" / f"checkpoint-{EPOCH}").exists()
+    assert named.history == whole.history[:3]
+    assert last.history == whole.history
+    again = run(tmp_path / "second", resume=False, resume_from_checkpoint="True", max_steps=1)
+    assert len(again.history) == 1
+
+
+def test_a_training_that_had_converged_is_over_when_it_resumes(tiny_model, tokenizer, tmp_path):
+    def run(resume=None):
+        settings = config(tmp_path, num_train_epochs=6, save_strategy="epoch", logging_steps=1,
+                          stop_loss=1e9, stop_score=1e9)  # fmt: skip
+        return train(
+            copy.deepcopy(tiny_model), TEXTS, config=settings, processing_class=tokenizer,
+            resume_from_checkpoint=resume,
+        )  # fmt: skip
+
+    whole = run()
+    assert whole.history[-1]["checkpoint"] == 2
+    resumed = run(resume=True)
+    assert resumed.history == whole.history
+    assert torch.equal(logits(resumed.model), logits(whole.model))
+
+
+def test_a_file_with_texts_in_a_column_of_another_name(tiny_model, tokenizer, tmp_path):
+    file = tmp_path / "texts.csv"
+    file.write_text("body\n" + "\n".join(TEXTS) + "\n")
+    settings = config(tmp_path, dataset_text_field="body", max_steps=2)
+    result = train(tiny_model, file, config=settings, processing_class=tokenizer)
+    assert len(result.history) == 1 + 2 // EPOCH
+
+
+@pytest.mark.parametrize(
+    ("metric", "given", "expected"),
+    [("perplexity", None, False), ("rouge_l", None, True), ("length", False, False)],
+)
+def test_which_end_of_a_metric_is_better(tmp_path, metric, given, expected):
+    settings = SendConfig(str(tmp_path), metric_for_best_model=f"eval_send/{metric}",
+                          greater_is_better=given)  # fmt: skip
+    assert settings.greater_is_better is expected
+
+
+def test_of_some_metrics_neither_end_is_better(tmp_path):
+    with pytest.raises(ValueError, match="neither end is better as such; pass greater_is_better"):
+        SendConfig(str(tmp_path), metric_for_best_model="eval_send/eigenscore")
 
 
 def test_nothing_to_resume_from(tiny_model, tokenizer, tmp_path):
@@ -355,6 +404,26 @@ def test_nothing_to_resume_from(tiny_model, tokenizer, tmp_path):
             processing_class=tokenizer,
             resume_from_checkpoint=True,
         )
+
+
+def test_a_cache_without_a_teacher(tiny_model, tokenizer, tmp_path):
+    settings = config(tmp_path, kd_cache=str(tmp_path / "cache"))
+    with pytest.raises(ValueError, match="there is no teacher"):
+        train(tiny_model, TEXTS, config=settings, processing_class=tokenizer)
+
+
+def test_several_sets_to_evaluate_on(tiny_model, tokenizer, tmp_path):
+    file = tmp_path / "texts.csv"
+    file.write_text("body\n" + "\n".join(TEXTS[:3]) + "\n")
+    settings = config(tmp_path, dataset_text_field="body", eval_strategy="epoch", max_steps=EPOCH)
+    trainer = SendTrainer(
+        tiny_model, settings, train_dataset=TEXTS, eval_dataset={"file": file, "list": TEXTS[:3]},
+        processing_class=tokenizer,
+    )  # fmt: skip
+    trainer.train()
+    (row,) = [row for row in trainer.state.log_history if "eval_file_loss" in row]
+    (other,) = [row for row in trainer.state.log_history if "eval_list_loss" in row]
+    assert row["eval_file_loss"] == other["eval_list_loss"]
 
 
 def test_no_hook_remains_after_an_exception(tiny_model, tokenizer, tmp_path):
@@ -395,6 +464,14 @@ def test_precision_is_what_the_machine_has(tmp_path, monkeypatch, machine, optio
     assert SendConfig(str(tmp_path), **options).bf16 is expected
 
 
+@pytest.mark.parametrize("there", [True, False])
+def test_without_an_accelerator_it_is_the_cpu_by_name(tmp_path, monkeypatch, there):
+    """Or else Trainer takes several processes there for as many trainings of their own."""
+    monkeypatch.setattr(torch.accelerator, "is_available", lambda: there)
+    assert SendConfig(str(tmp_path)).use_cpu is not there
+    assert SendConfig(str(tmp_path), use_cpu=True).use_cpu
+
+
 def test_the_machine_without_accelerator_trains_without_a_warning(tiny_model, tokenizer, tmp_path):
     """On a CPU that is not asked for, too: warnings are errors here."""
     settings = config(tmp_path, use_cpu=False, num_train_epochs=1)
@@ -409,7 +486,9 @@ def test_every_option_of_the_callback_is_one_of_the_config_and_has_help():
     of_callback = set(inspect.signature(SendCallback).parameters)
     set_otherwise = {"tracking_dataset", "max_length", "batch_size", "seed", "resume_from"}
     set_otherwise.add("completion_only_loss")  # SFTConfig has it
-    assert ours.keys() - {"tracking_fraction"} == of_callback - set_otherwise
+    of_distillation = {name for name in ours if name.startswith("kd_")} | {"lambda_kd"}
+    others = {"tracking_fraction", "eval_prompts"} | of_distillation
+    assert ours.keys() - others == of_callback - set_otherwise
     for option in ours.values():
         assert option.metadata["help"].endswith((".", ":"))
         assert "%" not in option.metadata["help"]
@@ -421,6 +500,20 @@ def test_options_come_from_the_command_line(tmp_path):
     assert (parsed.every, parsed.drop_fraction, parsed.layer) == ("50", 0.3, -3)
     assert (parsed.stop_loss, parsed.stop_score, parsed.num_train_epochs) == (0.01, None, 8.0)
     assert HfArgumentParser(SendConfig).format_help()
+
+
+@pytest.mark.parametrize("selection", ["random", "magnitude-matched"])
+def test_controls_come_from_the_command_line(tiny_model, tokenizer, tmp_path, selection):
+    words = f"--output_dir {tmp_path} --selection {selection} --warmup 3 --cooldown 1 --hold 9"
+    (parsed,) = HfArgumentParser(SendConfig).parse_args_into_dataclasses(words.split())
+    assert (parsed.selection, parsed.warmup, parsed.cooldown) == (selection, 3, 1)
+    settings = config(
+        tmp_path, selection=selection, warmup=3, cooldown=1, hold=9, num_train_epochs=5
+    )
+    result = train(tiny_model, TEXTS, config=settings, processing_class=tokenizer)
+    assert [bool(row["masked"]) for row in result.history] == [0, 0, 0, 1, 0, 0]
+    with pytest.raises(ValueError, match="selection is 'largest'"):
+        config(tmp_path, selection="largest")
 
 
 def test_options_come_from_a_file(tmp_path):
@@ -504,6 +597,26 @@ def test_what_cannot_be_trained_or_tracked_is_refused_at_once(
 def test_wrong_data_are_refused(tiny_model, tokenizer, tmp_path):
     with pytest.raises(TypeError, match="the data are a int"):
         train(tiny_model, 3, config=config(tmp_path), processing_class=tokenizer)
+
+
+def test_rows_without_a_token_to_train_on_are_left_out(tiny_model, tokenizer, tmp_path, caplog):
+    long = {"prompt": "Ada was born in Oslo . " * 9, "completion": "not"}
+    rows = [{"prompt": f"{name} was born in", "completion": "Oslo ."} for name in NAMES]
+    options = {"max_length": 20, "max_steps": 1}
+    trainer = SendTrainer(
+        tiny_model, config(tmp_path, **options), train_dataset=[*rows, long, long, {"prompt": 3}],
+        tracking_dataset=rows[:1], processing_class=tokenizer,
+    )  # fmt: skip
+    assert len(trainer.train_dataset) == len(NAMES)
+    assert "left out 2 of 10 training rows without a token to train on" in caplog.text
+    assert "left out 1 of 11 rows: row 10: prompt is 3; expected text" in caplog.text
+    trainer.train()
+    assert trainer.state.log_history[-1]["train_loss"] > 0
+    with pytest.raises(ValueError, match="none of the 2 training rows has a token to train on"):
+        SendTrainer(
+            tiny_model, config(tmp_path, **options), train_dataset=[long, long],
+            tracking_dataset=rows[:1], processing_class=tokenizer,
+        )  # fmt: skip
 
 
 def test_importing_send_is_light():
