@@ -10,13 +10,14 @@ import math
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any
 
 from accelerate import PartialState
-from transformers import Trainer, TrainerCallback, TrainingArguments
+from transformers import TrainingArguments
 from transformers.trainer_callback import TrainerControl, TrainerState
-from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, has_length
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
+from send.at_checkpoints import AtCheckpoints
 from send.checkpoint import (
     Rotation,
     Row,
@@ -34,12 +35,12 @@ from send.sensitivity import SensitivityTracker
 if TYPE_CHECKING:
     from datasets import Dataset
 
-__all__ = ["SendCallback", "steps_between"]
+__all__ = ["SendCallback"]
 
 logger = logging.getLogger(__name__)
 
 
-class SendCallback(TrainerCallback):  # type: ignore[misc]  # mypy does not follow transformers
+class SendCallback(AtCheckpoints):
     """`SensitivityDropout` in a `Trainer`: measured at the start and at each checkpoint.
 
     Parameters
@@ -145,31 +146,9 @@ class SendCallback(TrainerCallback):  # type: ignore[misc]  # mypy does not foll
             batch_size=batch_size,
             seed=seed,
         )
-        self.steps = steps_between(every)
+        super().__init__(every)
         self.resume_from = resume_from
-        self._before_reporters = False
-        self._unlogged: Row = {}
         self._rotation: Rotation | None = None
-
-    def add_to(self, trainer: Trainer) -> Self:
-        """Add this to a trainer, before the reporters that its ``report_to`` has brought.
-
-        Parameters
-        ----------
-        trainer : Trainer
-            If it has this callback already, that is moved to the front.
-
-        Returns
-        -------
-        SendCallback
-            Itself.
-        """
-        self._before_reporters = True
-        callbacks = trainer.callback_handler.callbacks
-        if self in callbacks:
-            callbacks.remove(self)
-        callbacks.insert(0, self)
-        return self
 
     @property
     def history(self) -> list[Row]:
@@ -200,12 +179,7 @@ class SendCallback(TrainerCallback):  # type: ignore[misc]  # mypy does not foll
         model, tokenizer = event["model"], event["processing_class"]
         self.close()
         self.dropout.attach(model, tokenizer, checkpoints=self._planned(state))
-        if args.report_to and not self._before_reporters:
-            logger.warning(
-                "%s will not show what SendCallback measures, since it comes before it; use "
-                "SendCallback(...).add_to(trainer) in the place of callbacks=[...].",
-                ", ".join(args.report_to),
-            )
+        self._warn_of_reporters(args, "measures")
         self._rotation = None if args.save_only_model else Rotation(args)
         if state.global_step > 0:
             folder = find_checkpoint(self._places(args, state), state.global_step)
@@ -221,18 +195,14 @@ class SendCallback(TrainerCallback):  # type: ignore[misc]  # mypy does not foll
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **event: Any
     ) -> TrainerControl:
         """Measure, if the step completes an epoch or a number of steps."""
-        # The end of an epoch is noticed here, not in on_epoch_end: a checkpoint saved at this very
-        # step resumes in the next epoch, where on_epoch_end would never have been called.
-        done = state.global_step / self.steps if self.steps else state.epoch
-        return self._measured(state, control) if done.is_integer() else control
+        return self._measured(state, control) if self._completed_by(state) else control
 
     def on_epoch_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **event: Any
     ) -> TrainerControl:
         """Measure at the end of a pass through data whose length was not known before."""
-        known = has_length(event["train_dataloader"])
-        done = self.history[-1]["step"] == state.global_step
-        return control if self.steps or known or done else self._measured(state, control)
+        due = self._stream_completed_by(state, event["train_dataloader"], self.history[-1])
+        return self._measured(state, control) if due else control
 
     def on_log(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **event: Any
@@ -241,8 +211,7 @@ class SendCallback(TrainerCallback):  # type: ignore[misc]  # mypy does not foll
         logs = event["logs"]
         if "loss" in logs and self.history and self.history[-1]["step"] == state.global_step:
             self.history[-1]["train_loss"] = logs["loss"]
-        logs.update(self._unlogged)
-        self._unlogged = {}
+        super().on_log(args, state, control, **event)
 
     def on_save(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **event: Any
@@ -317,16 +286,6 @@ class SendCallback(TrainerCallback):  # type: ignore[misc]  # mypy does not foll
             return [self.resume_from]
         given = args.resume_from_checkpoint
         return [*([given] if given else []), _checkpoint_folder(args, state.global_step)]
-
-
-def steps_between(every: str | int) -> int | None:
-    """Return the number of steps between checkpoints, None for epochs; refuse anything else."""
-    if every == "epoch":
-        return None
-    if not str(every).isdecimal() or int(every) < 1:
-        msg = f"every is {every!r}; expected 'epoch' or a number of optimizer steps."
-        raise ValueError(msg)
-    return int(every)
 
 
 def _checkpoint_folder(args: TrainingArguments, step: int) -> Path:

@@ -9,7 +9,7 @@ import torch
 from transformers.utils import is_torch_bf16_gpu_available
 from trl import SFTConfig
 
-from send.callback import steps_between
+from send.at_checkpoints import steps_between
 from send.distillation import check_distillation
 from send.hidden import PENULTIMATE
 from send.selection import check_selection

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import logging
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any
 
-from transformers import TrainerCallback, TrainingArguments
+from transformers import TrainingArguments
 from transformers.trainer_callback import TrainerControl, TrainerState
-from transformers.trainer_utils import has_length
 
-from send.callback import steps_between
+from send.at_checkpoints import AtCheckpoints
 from send.checkpoint import Row
 from send.embeddings import check_pooling
 from send.evaluation import METRICS, Evaluation, check_counts, evaluate
@@ -27,8 +25,6 @@ if TYPE_CHECKING:
 
 __all__ = ["COLUMNS", "EvaluationCallback"]
 
-logger = logging.getLogger(__name__)
-
 ENDS = ("", "_low", "_high")
 COLUMNS = tuple(f"eval_{name}{end}" for name in METRICS for end in ENDS)
 """What a row of the history has besides ``step`` and ``epoch``."""
@@ -37,7 +33,7 @@ LOG = "eval_send/"
 """Before the names of metrics in the log; trackers show ``eval/send/rouge_l`` and so on."""
 
 
-class EvaluationCallback(TrainerCallback):  # type: ignore[misc]  # mypy does not follow transformers
+class EvaluationCallback(AtCheckpoints):
     """Evaluate a model on prompts at the start of a training and at each checkpoint: `evaluate`.
 
     Parameters
@@ -94,12 +90,12 @@ class EvaluationCallback(TrainerCallback):  # type: ignore[misc]  # mypy does no
         level: float = 0.95,
         seed: int = 0,
     ) -> None:
+        super().__init__(every)
         check_generation(num_samples=num_samples, max_new_tokens=max_new_tokens, seed=seed)
         check_pooling(pooling)
         check_level(level)
         check_counts(max_prompts=max_prompts, batch_size=batch_size)
         self.rows = draw(read_questions(data), max_prompts, seed)
-        self.steps = steps_between(every)
         self.num_samples = num_samples
         self.max_new_tokens = max_new_tokens
         self.layer = layer
@@ -109,28 +105,6 @@ class EvaluationCallback(TrainerCallback):  # type: ignore[misc]  # mypy does no
         self.seed = seed
         self.history: list[Row] = []
         self.latest: Evaluation | None = None
-        self._unlogged: Row = {}
-        self._before_reporters = False
-
-    def add_to(self, trainer: Any) -> Self:
-        """Add this to a trainer ahead of its callbacks, so that its trackers are told.
-
-        Parameters
-        ----------
-        trainer : transformers.Trainer
-            Of any kind, before it trains.
-
-        Returns
-        -------
-        EvaluationCallback
-            Itself.
-        """
-        self._before_reporters = True
-        callbacks = trainer.callback_handler.callbacks
-        if self in callbacks:
-            callbacks.remove(self)
-        callbacks.insert(0, self)
-        return self
 
     # What Trainer calls -------------------------------------------------------------------------
 
@@ -138,12 +112,7 @@ class EvaluationCallback(TrainerCallback):  # type: ignore[misc]  # mypy does no
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **event: Any
     ) -> None:
         """Evaluate the model as it came, or restore what a training had."""
-        if args.report_to and not self._before_reporters:
-            logger.warning(
-                "%s will not show what EvaluationCallback finds, since it comes before it; use "
-                "EvaluationCallback(...).add_to(trainer) in the place of callbacks=[...].",
-                ", ".join(args.report_to),
-            )
+        self._warn_of_reporters(args, "finds")
         logged = state.log_history if state.global_step else []
         self.history = [_restored(entry) for entry in logged if _is_ours(entry)]
         if not self.history:
@@ -153,8 +122,7 @@ class EvaluationCallback(TrainerCallback):  # type: ignore[misc]  # mypy does no
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **event: Any
     ) -> TrainerControl:
         """Evaluate, if the step completes an epoch or a number of steps; have it logged."""
-        done = state.global_step / self.steps if self.steps else state.epoch
-        if done.is_integer():
+        if self._completed_by(state):
             self._evaluate(state, event)
         if self._unlogged:
             control.should_log = True
@@ -164,18 +132,10 @@ class EvaluationCallback(TrainerCallback):  # type: ignore[misc]  # mypy does no
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **event: Any
     ) -> TrainerControl:
         """Evaluate at the end of a pass through data whose length was not known before."""
-        known = has_length(event["train_dataloader"])
-        if not (self.steps or known or self.history[-1]["step"] == state.global_step):
+        if self._stream_completed_by(state, event["train_dataloader"], self.history[-1]):
             self._evaluate(state, event)
             control.should_log = True
         return control
-
-    def on_log(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **event: Any
-    ) -> None:
-        """Add the last evaluation to what is logged, for the callbacks that come after."""
-        event["logs"].update(self._unlogged)
-        self._unlogged = {}
 
     def on_evaluate(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **event: Any
