@@ -44,17 +44,11 @@ class DemoOptions:
     limit: int = field(default=400, metadata={"help": "With --text: how many of them."})
 
 
-@dataclass
-class ScoreOptions:
-    """What `send score` takes."""
+@dataclass(kw_only=True)
+class AnswerOptions:
+    """A model and how it answers."""
 
     model: str = field(metadata={"help": "A folder, or a name on the hub."})
-    prompts: list[str] = field(default_factory=list, metadata={"help": "Prompts, one an argument."})
-    data: str | None = field(
-        default=None, metadata={"help": "A file: see send.load_prompts; or .txt, one a line."}
-    )
-    limit: int | None = field(default=None, metadata={"help": "Use the first so many prompts."})
-    output: str | None = field(default=None, metadata={"help": "Write .json or .csv; else print."})
     num_samples: int = field(default=10, metadata={"help": "Answers sampled to a prompt (K)."})
     temperature: float = field(default=0.5, metadata={"help": "Of sampling."})
     top_k: int = field(default=5, metadata={"help": "Of sampling; 0: all tokens."})
@@ -63,18 +57,29 @@ class ScoreOptions:
     layer: int = field(default=-2, metadata={"help": "Index into hidden_states."})
     alpha: float = field(default=1e-3, metadata={"help": "Regularisation of the EigenScore."})
     batch_size: int | None = field(default=None, metadata={"help": "Answers generated at once."})
-    seed: int = field(default=0, metadata={"help": "Of the sampled answers."})
     device: str | None = field(default=None, metadata={"help": "For example cuda."})
     trust_remote_code: bool = field(
         default=False, metadata={"help": "Run code that comes with the model."}
     )
 
 
-@dataclass
-class EvaluateOptions:
+@dataclass(kw_only=True)
+class ScoreOptions(AnswerOptions):
+    """What `send score` takes."""
+
+    prompts: list[str] = field(default_factory=list, metadata={"help": "Prompts, one an argument."})
+    data: str | None = field(
+        default=None, metadata={"help": "A file: see send.load_prompts; or .txt, one a line."}
+    )
+    limit: int | None = field(default=None, metadata={"help": "Use the first so many prompts."})
+    output: str | None = field(default=None, metadata={"help": "Write .json or .csv; else print."})
+    seed: int = field(default=0, metadata={"help": "Of the sampled answers."})
+
+
+@dataclass(kw_only=True)
+class EvaluateOptions(AnswerOptions):
     """What `send evaluate` takes."""
 
-    model: str = field(metadata={"help": "A folder, or a name on the hub."})
     data: str = field(metadata={"help": "A file of prompts, with references: see send.evaluate."})
     output: str | None = field(
         default=None, metadata={"help": "Write a row for each prompt: .json or .csv."}
@@ -82,20 +87,8 @@ class EvaluateOptions:
     max_prompts: int | None = field(
         default=None, metadata={"help": "Evaluate at most so many rows, drawn at random."}
     )
-    num_samples: int = field(default=10, metadata={"help": "Answers sampled to a prompt (K)."})
-    temperature: float = field(default=0.5, metadata={"help": "Of sampling."})
-    top_k: int = field(default=5, metadata={"help": "Of sampling; 0: all tokens."})
-    top_p: float = field(default=0.99, metadata={"help": "Of sampling."})
-    max_new_tokens: int = field(default=64, metadata={"help": "Longest answer."})
-    layer: int = field(default=-2, metadata={"help": "Index into hidden_states."})
-    alpha: float = field(default=1e-3, metadata={"help": "Regularisation of the EigenScore."})
-    batch_size: int | None = field(default=None, metadata={"help": "Answers generated at once."})
     level: float = field(default=0.95, metadata={"help": "Coverage of the intervals."})
     seed: int = field(default=0, metadata={"help": "Of the prompts and the sampled answers."})
-    device: str | None = field(default=None, metadata={"help": "For example cuda."})
-    trust_remote_code: bool = field(
-        default=False, metadata={"help": "Run code that comes with the model."}
-    )
 
 
 @dataclass

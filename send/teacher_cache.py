@@ -8,16 +8,15 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 
-from send.manifest import sync, write_atomically
+from send.manifest import write_atomically
 
 __all__ = ["ROWS_PER_FILE", "TeacherCache"]
 
@@ -127,14 +126,7 @@ class TeacherCache:
             "indices": indices.int().contiguous(),
             "log_probs": log_probs.half().contiguous(),
         }
-        unfinished = self._path(number).with_suffix(f".{os.getpid()}")
-        try:
-            save_file(content, unfinished, metadata=self._label(number))
-            with unfinished.open("rb+") as file:
-                sync(file.fileno())
-            unfinished.replace(self._path(number))
-        finally:
-            unfinished.unlink(missing_ok=True)  # of a disk that is full
+        write_atomically(self._path(number), save(content, metadata=self._label(number)))
         self._files.pop(number, None)
 
     def targets(self, rows: Sequence[int]) -> tuple[torch.Tensor, torch.Tensor]:

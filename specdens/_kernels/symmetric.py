@@ -18,7 +18,7 @@ from numba.extending import intrinsic
 
 from specdens._kernels.steps import needs_product, stepped
 from specdens._kernels.threads import one_thread_if
-from specdens._kernels.update import update_rows
+from specdens._kernels.update import finish_rows
 from specdens._kernels.vectors import LONG, REGISTER, Vectors, data_of, shifted
 
 __all__ = ["dense_step"]
@@ -85,7 +85,7 @@ def _all_rows(matrix, read, portion, x, y, abc, partial, together, vectors):  # 
                 add_products(matrix, x, products, row, row - first, start, end, (0,), vectors)
                 row += 1
         rows = products[: stop - first]
-        update_rows(rows, x[first:stop], y[first:stop], abc, partial[chunk])
+        finish_rows(rows, x[first:stop], y[first:stop], abc, partial[chunk])
 
 
 @intrinsic

@@ -13,7 +13,7 @@ from numba import njit, prange
 
 from specdens._kernels.steps import stepped
 
-__all__ = ["update_rows", "update_step"]
+__all__ = ["finish_rows", "update_step"]
 
 Host: TypeAlias = np.ndarray[Any, Any]
 
@@ -49,11 +49,11 @@ def _all_rows(product, x, y, abc, partial):  # type: ignore[no-untyped-def]
     n = len(y)
     for chunk in prange(len(partial)):
         first, stop = chunk * CHUNK, min(n, (chunk + 1) * CHUNK)
-        update_rows(product[first:stop], x[first:stop], y[first:stop], abc, partial[chunk])
+        finish_rows(product[first:stop], x[first:stop], y[first:stop], abc, partial[chunk])
 
 
 @njit(nogil=True, cache=True)
-def update_rows(product, x, y, abc, dots):  # type: ignore[no-untyped-def]
+def finish_rows(product, x, y, abc, dots):  # type: ignore[no-untyped-def]
     """Update some rows, all in C order; add to both dot products, float64 of shape (2, columns)."""
     columns = x.shape[1]
     length = LANES * columns
