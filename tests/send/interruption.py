@@ -8,7 +8,7 @@ import torch
 from datasets import Dataset
 from safetensors.torch import load_file
 from tokenizers import Tokenizer, models, pre_tokenizers
-from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
+from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast, TrainerCallback
 
 from send.checkpoint import check_complete, read_state
 from send.config import SendConfig
@@ -37,6 +37,22 @@ def model_and_tokenizer():
         eos_token_id=1, bos_token_id=None, pad_token_id=0,
     )  # fmt: skip
     return GPT2LMHeadModel(config), tokenizer
+
+
+class Stopped(Exception):
+    """What ends a training early."""
+
+
+class StopAt(TrainerCallback):
+    """Raises at an event of a step, before a callback that comes later hears of it."""
+
+    def __init__(self, step, event="on_step_begin"):
+        self.step = step
+        setattr(self, event, self.stop)
+
+    def stop(self, args, state, control, **_):
+        if state.global_step == self.step:
+            raise Stopped
 
 
 def a_trainer(folder, *callbacks, peft_config=None, **settings):

@@ -18,22 +18,9 @@ import send.checkpoint
 from send.checkpoint import STATE_FILE, check_complete, last_checkpoint, read_state
 from send.manifest import BLOCK, BLOCKS, fault_of, flush, manifest
 from send.result import SendResult
-from tests.send.interruption import LAST, a_trainer, assert_equal, outcome
+from tests.send.interruption import LAST, StopAt, Stopped, a_trainer, assert_equal, outcome
 
 SETTINGS = {"max_steps": 12, "save_total_limit": None}
-
-
-class Stopped(Exception):
-    """What ends a training early."""
-
-
-class StopAt(TrainerCallback):
-    def __init__(self, step):
-        self.step = step
-
-    def on_step_begin(self, args, state, control, **_):
-        if state.global_step == self.step:
-            raise Stopped
 
 
 @pytest.fixture(autouse=True, scope="module")

@@ -22,7 +22,6 @@ from transformers import (
     GraniteForCausalLM,
     LlamaConfig,
     LlamaForCausalLM,
-    TrainerCallback,
 )
 
 from send.config import SendConfig
@@ -33,6 +32,7 @@ from send.teacher_cache import HEADER, TeacherCache
 from send.tracking import IGNORED
 from send.trainer import SendTrainer, train
 from tests.send import naive
+from tests.send.interruption import StopAt, Stopped
 
 pytestmark = [
     # PEFT and TRL read attributes that Transformers has renamed.
@@ -310,19 +310,6 @@ def test_weight_zero_is_plain_training_and_the_teacher_is_not_asked(
     assert any(p.requires_grad for p in teacher.parameters())
     folder = a_trainer(tiny_model, tokenizer, tmp_path, "/no/such/folder", lambda_kd=0)
     assert folder.distillation is None
-
-
-class Stopped(Exception):
-    """What ends a training early."""
-
-
-class StopAt(TrainerCallback):
-    def __init__(self, step):
-        self.step = step
-
-    def on_step_begin(self, args, state, control, **_):
-        if state.global_step == self.step:
-            raise Stopped
 
 
 @pytest.mark.parametrize(

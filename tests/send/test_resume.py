@@ -29,7 +29,15 @@ from transformers import (
 from send.callback import SendCallback
 from send.checkpoint import STATE_FILE, SendState, last_checkpoint, read_state, write_state
 from send.hidden import HiddenTap
-from tests.send.interruption import LAST, assert_equal, model_and_tokenizer, outcome, sentences
+from tests.send.interruption import (
+    LAST,
+    StopAt,
+    Stopped,
+    assert_equal,
+    model_and_tokenizer,
+    outcome,
+    sentences,
+)
 
 EPOCH = 4  # steps
 ROOT = Path(__file__).parents[2]
@@ -64,22 +72,6 @@ def a_trainer(folder, *callbacks, send=None, model=None, **settings):
 def a_send(tracked=TRACKED, **options):
     quick = {"score_prompts": 2, "num_samples": 3, "max_new_tokens": 2}
     return SendCallback(tracked, **{**quick, **options})
-
-
-class Stopped(Exception):
-    """What ends a training early."""
-
-
-class StopAt(TrainerCallback):
-    """Raises at an event of a step, before a SendCallback that comes later hears of it."""
-
-    def __init__(self, step, event):
-        self.step = step
-        setattr(self, event, self.stop)
-
-    def stop(self, args, state, control, **_):
-        if state.global_step == self.step:
-            raise Stopped
 
 
 class Hang(TrainerCallback):

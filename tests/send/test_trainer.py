@@ -23,6 +23,7 @@ from send.data import split_tracking
 from send.hidden import HiddenTap, block_at
 from send.tracking import IGNORED, read_rows
 from send.trainer import SendTrainer, train
+from tests.send.interruption import StopAt, Stopped
 
 pytestmark = [
     # PEFT and TRL read attributes that Transformers has renamed.
@@ -271,19 +272,6 @@ def test_an_adapter_alone_is_trained(tiny_model, tokenizer, tmp_path):
     assert "forward" not in vars(inner)
     for name, value in base.items():
         assert torch.equal(inner.state_dict()[name], value)
-
-
-class Stopped(Exception):
-    """What ends a training early."""
-
-
-class StopAt(TrainerCallback):
-    def __init__(self, step):
-        self.step = step
-
-    def on_step_begin(self, args, state, control, **_):
-        if state.global_step == self.step:
-            raise Stopped
 
 
 def test_stopped_and_resumed_it_ends_as_if_unbroken(tiny_model, tokenizer, tmp_path):
