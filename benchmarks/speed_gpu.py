@@ -1,7 +1,7 @@
 """On a GPU: one fused step beside the speed of its memory and the library's products; whole calls.
 
 python benchmarks/speed_gpu.py times the step with other shapes of programs, which are constants of
-`specdens._kernels.triton_step`.
+`specdens.kernels.gpu.triton_csr`.
 """
 
 from __future__ import annotations
@@ -121,7 +121,7 @@ def repeated(work: Callable[[], object]) -> Job:
 
 def shapes() -> None:
     """Print the share of a copy's bandwidth that the step reaches, by the shape of programs."""
-    from specdens._kernels import triton_step
+    from specdens.kernels.gpu import triton_csr as triton_step
 
     for dtype, columns in itertools.product((np.float32, np.float64), COLUMNS):
         a = on_gpu(laplacian(SIDES[-1], SIDES[-1], SIDES[-1]).astype(dtype))

@@ -20,7 +20,7 @@ from specdens._arrays import (
     to_host,
     working_dtype,
 )
-from specdens._kernels import kernel
+from specdens.kernels.compiled import kernel
 from specdens.operators import Gram
 
 __all__ = ["centered", "gram_logdets", "gram_operator"]
@@ -95,7 +95,7 @@ def _on_host(e: Host, *, alpha: float, center: str, factor: float) -> Host | Non
     limit = alpha / (SAFE * factor)
     if min(e.shape[1:]) > FEW:
         return np.array([_by_blas(matrix, center, factor, alpha, limit) for matrix in e])
-    compiled = kernel("gram", "gram_logdets")
+    compiled = kernel("cpu.gram_logdet", "gram_logdets")
     if e.shape[2] > FEW or center == "samples" or compiled is None:
         return None
     found: Host = compiled(e, center == "features", factor, alpha, limit)

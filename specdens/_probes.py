@@ -28,7 +28,7 @@ from specdens._arrays import (
     require_finite,
     zero_block,
 )
-from specdens._kernels import kernel
+from specdens.kernels.compiled import kernel
 
 __all__ = [
     "DISTRIBUTIONS",
@@ -192,7 +192,7 @@ def signs(
 
 def _filled_by_kernel(out: Array, first: int, key: int, stream: int) -> bool:
     """Fill a real block on the host by compiled code, to the same bits; say if that was done."""
-    host, fill = host_view(out), kernel("signs", "fill_signs")
+    host, fill = host_view(out), kernel("cpu.random_signs", "fill_signs")
     if host is None or fill is None or is_complex(out):
         return False
     fill(host, first, key, stream)

@@ -18,8 +18,8 @@ from specdens._arrays import (
     result_dtype,
     working_dtype,
 )
-from specdens._kernels import kernel
 from specdens.explicit import LEAST_ENTRIES, SQUARE_FLOPS
+from specdens.kernels.compiled import kernel
 from specdens.slices import Slice, SlicedOperator
 
 __all__ = ["Diagonals", "diagonals_of_dia", "pays_as_diagonals"]
@@ -198,7 +198,7 @@ def pays_as_diagonals(a: Any) -> bool:
     double = working_dtype(default_namespace(), a.dtype) in (np.float64, np.complex128)
     if not (square and double) or stored < LEAST_ENTRIES:
         return False
-    if kernel("lattice", "lattice_step") is None:
+    if kernel("cpu.lattice_step", "lattice_step") is None:
         return False
     return bool(3 * np.count_nonzero(a.data) >= 2 * stored)
 

@@ -17,8 +17,8 @@ from specdens._arrays import (
     result_dtype,
     working_dtype,
 )
-from specdens._kernels import kernel
 from specdens.explicit import LEAST_ENTRIES, ExplicitOperator
+from specdens.kernels.compiled import kernel
 from specdens.linear_operator import Step
 from specdens.results import AccuracyWarning
 
@@ -72,7 +72,7 @@ class DenseOperator(ExplicitOperator):
     def recurrence(self, columns: int) -> Step | None:
         """Return the compiled step of a real matrix of NumPy that is worth starting it."""
         a = self._in_rows
-        step = None if a is None else kernel("symmetric", "dense_step")
+        step = None if a is None else kernel("cpu.dense_step", "dense_step")
         return None if step is None else partial(step, a)
 
     @property
@@ -89,7 +89,7 @@ class DenseOperator(ExplicitOperator):
     def _statistics(self) -> EntryStatistics | None:
         """What compiled code tells of the entries, where that is to be had."""
         a = self._in_rows
-        look = None if a is None else kernel("entries", "entry_statistics")
+        look = None if a is None else kernel("cpu.dense_statistics", "entry_statistics")
         if look is None:
             return None
         found = EntryStatistics(*look(a))

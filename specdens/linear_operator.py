@@ -11,7 +11,7 @@ import numpy as np
 
 from specdens._arrays import Array, is_complex, to_host
 from specdens._arrays import result_dtype as real_result
-from specdens._kernels import WIDTHS
+from specdens.kernels.compiled import WIDTHS
 
 if TYPE_CHECKING:
     from scipy.sparse.linalg import LinearOperator as ScipyOperator

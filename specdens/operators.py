@@ -12,11 +12,11 @@ from typing import Any
 import numpy as np
 
 from specdens._arrays import Array, column_dots
-from specdens._kernels import kernel
-from specdens._kernels.steps import needs_product
 from specdens.adapters import aslinearoperator
 from specdens.dense import DenseOperator
 from specdens.explicit import LEAST_ENTRIES, RANGE
+from specdens.kernels.compiled import kernel
+from specdens.kernels.cpu.step_frame import needs_product
 from specdens.linear_operator import LinearOperator, Step
 
 __all__ = [
@@ -162,7 +162,7 @@ class Gram(LinearOperator):
         if x.size < LEAST_ENTRIES or x.shape[1] > WIDEST or 0 in x.shape:
             return None
         product, statistics = (
-            kernel("dense", name) for name in ("gram_product", "column_statistics")
+            kernel("cpu.gram_product", name) for name in ("gram_product", "column_statistics")
         )
         if product is None or statistics is None:
             return None

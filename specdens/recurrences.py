@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 
 from specdens._arrays import Array, device, dots_in_place, namespace, on_cpu, to_host, zero_block
-from specdens._kernels import kernel, padded_width
-from specdens._kernels.steps import needs_product
+from specdens.kernels.compiled import kernel, padded_width
+from specdens.kernels.cpu.step_frame import needs_product
 from specdens.linear_operator import LinearOperator, Step
 
 __all__ = ["fast_step", "pair_of_blocks", "plain_step"]
@@ -85,7 +85,7 @@ def _compiled_update(product: Array, *blocks: Array) -> Callable[..., tuple[Any,
     if not hosts or math.prod(product.shape) < LEAST_NUMBERS:
         return None
     alike = all(x.dtype == product.dtype and _in_c_order(x) for x in (product, *blocks))
-    return kernel("update", "update_step") if alike else None
+    return kernel("cpu.update", "update_step") if alike else None
 
 
 def _beside(y: Array, number: Any) -> Array:

@@ -12,11 +12,11 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from specdens._arrays import Array
-from specdens._kernels import padded_width
 from specdens._probes import Probes, make_probes
 from specdens.bounds import estimated_bounds
 from specdens.chebyshev import to_unit
 from specdens.control import controlled_table, known_chebyshev
+from specdens.kernels.compiled import padded_width
 from specdens.lanczos import Bidiagonal, Tridiagonal, bidiagonalize, tridiagonalize
 from specdens.linear_operator import LinearOperator
 from specdens.moments import chebyshev_moments

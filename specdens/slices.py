@@ -12,8 +12,8 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from specdens._arrays import Array, is_complex, on_cpu, power_of_two, to_host
-from specdens._kernels import HOST_WIDTHS, kernel, padded_width
 from specdens.explicit import LEAST_ENTRIES, RANGE, ExplicitOperator
+from specdens.kernels.compiled import HOST_WIDTHS, kernel, padded_width
 from specdens.linear_operator import Step
 
 __all__ = ["Box", "Slice", "SlicedOperator"]
@@ -228,7 +228,7 @@ class SlicedOperator(ExplicitOperator):
         """The compiled step of a square matrix in the memory of the host."""
         if self.shape[0] != self.shape[1] or self.nnz < LEAST_ENTRIES or not self._on_host:
             return None
-        step = kernel("lattice", "lattice_step")
+        step = kernel("cpu.lattice_step", "lattice_step")
         return None if step is None else partial(step, self._boxes, np.asarray(self.entries))
 
     @property
@@ -239,7 +239,7 @@ class SlicedOperator(ExplicitOperator):
     @cached_property
     def _boxes(self) -> Any:
         """Which slices there are in each box of the lattice, for the compiled step."""
-        from specdens._kernels.lattice import Boxes
+        from specdens.kernels.cpu.lattice_step import Boxes
 
         # Constants first: they share one loop. Then as in memory: a sum does not wait for the last
         # row of x at once, and has the bits of a CSR matrix with sorted indices.

@@ -19,7 +19,6 @@ from specdens._arrays import (
     to_host,
     working_dtype,
 )
-from specdens._kernels import HOST_WIDTHS, kernel
 from specdens.explicit import (
     LEAST_ENTRIES,
     SQUARE_FLOPS,
@@ -27,6 +26,7 @@ from specdens.explicit import (
     source_of,
     sum_of_squares,
 )
+from specdens.kernels.compiled import HOST_WIDTHS, kernel
 from specdens.linear_operator import Step
 
 __all__ = ["SparseOperator", "TorchSparseOperator"]
@@ -73,9 +73,9 @@ class SparseOperator(ExplicitOperator):
         """Return the compiled step, if there is one and the matrix is worth starting it."""
         a = self.array
         if is_cupy_array(a.data):
-            on_cupy = kernel("torch_step", "of_cupy") if self.nnz >= LEAST_ENTRIES else None
+            on_cupy = kernel("gpu.csr_step", "of_cupy") if self.nnz >= LEAST_ENTRIES else None
             return None if on_cupy is None else on_cupy(a.indptr, a.indices, a.data, columns)
-        step = self._kernel("csr", "csr_step")
+        step = self._kernel("cpu.csr_step", "csr_step")
         return None if step is None else partial(step, a.indptr, a.indices, a.data)
 
     def _matmat(self, x: Array) -> Array:
@@ -100,7 +100,7 @@ class SparseOperator(ExplicitOperator):
 
     def absolute_row_sums(self) -> Array:
         """Return the sums of moduli over rows."""
-        fast = self._kernel("mirror", "absolute_row_sums")
+        fast = self._kernel("cpu.csr_statistics", "absolute_row_sums")
         if fast is not None:
             return fast(self.array.indptr, self.array.data)
         sums = abs(self.array).astype(self.xp.float64).sum(axis=1)
@@ -114,7 +114,7 @@ class SparseOperator(ExplicitOperator):
     @cached_property
     def _distances(self) -> tuple[float, float] | None:
         """How far A is from its adjoint, absolutely and by rows, where compiled code tells."""
-        fast, a = self._kernel("mirror", "distances_from_adjoint"), self.array
+        fast, a = self._kernel("cpu.csr_statistics", "distances_from_adjoint"), self.array
         return None if fast is None else fast(a.indptr, a.indices, a.data)
 
     def asymmetry(self) -> float:
@@ -133,7 +133,7 @@ class SparseOperator(ExplicitOperator):
         if not first or flops > SQUARE_FLOPS:
             return first
         large = self.nnz >= LEAST_ENTRIES
-        fast = self._kernel("powers", "third_and_fourth")
+        fast = self._kernel("cpu.csr_power_traces", "third_and_fourth")
         if large and flops > (SQUARE_FLOPS_STORED if fast is None else SQUARE_FLOPS_LARGE):
             return first
         if fast is not None:
@@ -218,11 +218,11 @@ class TorchSparseOperator(ExplicitOperator):
         if self.nnz < LEAST_ENTRIES:
             return None
         if on_cpu(self.array):
-            step, a = kernel("csr", "csr_step"), self._host_csr
+            step, a = kernel("cpu.csr_step", "csr_step"), self._host_csr
             return None if step is None else partial(step, a.indptr, a.indices, a.data)
         if self.array.device.type != "cuda":
             return None
-        on_cuda = kernel("torch_step", "csr_recurrence")
+        on_cuda = kernel("gpu.csr_step", "csr_recurrence")
         return None if on_cuda is None else on_cuda(*self._csr, columns)
 
     @cached_property

@@ -16,8 +16,8 @@ from specdens.sampling import block_ranges
 from specdens.testing import with_spectrum
 
 numba = pytest.importorskip("numba")
-symmetric = pytest.importorskip("specdens._kernels.symmetric")
-entries = pytest.importorskip("specdens._kernels.entries")
+symmetric = pytest.importorskip("specdens.kernels.cpu.dense_step")
+entries = pytest.importorskip("specdens.kernels.cpu.dense_statistics")
 
 UNIT = {name: float(np.finfo(name).eps) for name in ("float32", "float64")}
 COMPILED = [("float64", 8), ("float64", 24), ("float64", 32), ("float32", 32)]

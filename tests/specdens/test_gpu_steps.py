@@ -16,9 +16,11 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from specdens import _kernels, aslinearoperator, density, lanczos, logdet, sparse
+from specdens import aslinearoperator, density, lanczos, logdet, sparse
 from specdens._arrays import to_host
-from specdens._kernels import replay, torch_step
+from specdens.kernels import compiled as _kernels
+from specdens.kernels.gpu import csr_step as torch_step
+from specdens.kernels.gpu import cuda_graph as replay
 from specdens.moments import chebyshev_moments
 from specdens.testing import laplacian
 
@@ -160,7 +162,7 @@ def test_what_a_program_cannot_read_goes_to_the_library(monkeypatch, limit):
 
 @has_triton
 def test_chunks_depend_on_the_shape_alone():
-    from specdens._kernels import triton_step
+    from specdens.kernels.gpu import triton_csr as triton_step
 
     assert [triton_step._chunk(n, 16) for n in (0, 10**3, 10**6, 10**9)] == [16, 16, 128, 512]
 
@@ -284,7 +286,7 @@ COMPILES = """
 import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
-from specdens._kernels import triton_step
+from specdens.kernels.gpu import triton_csr as triton_step
 
 kernel = triton_step._update_rows
 for real, width, parts in [("fp64", 32, 1), ("fp32", 16, 2), ("fp32", 4, 1)]:

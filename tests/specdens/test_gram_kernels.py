@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 from specdens import Gram, operators
 
 numba = pytest.importorskip("numba")
-gram = pytest.importorskip("specdens._kernels.gram")
-dense = pytest.importorskip("specdens._kernels.dense")
+gram = pytest.importorskip("specdens.kernels.cpu.gram_logdet")
+dense = pytest.importorskip("specdens.kernels.cpu.gram_product")
 
 DTYPES = ["float32", "float64"]
 ANY = 1e300

@@ -14,8 +14,9 @@ import scipy.sparse as sp
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from specdens import _kernels, _probes, aslinearoperator, density, sparse
+from specdens import _probes, aslinearoperator, density, sparse
 from specdens._probes import make_probes, signs
+from specdens.kernels import compiled as _kernels
 from specdens.lanczos import tridiagonalize
 from specdens.moments import EscapeError, chebyshev_moments
 from specdens.operators import Counting, Scaled, Shifted
@@ -24,8 +25,8 @@ from specdens.sampling import block_ranges, moments_by_chebyshev
 from specdens.testing import laplacian
 
 numba = pytest.importorskip("numba")
-csr = pytest.importorskip("specdens._kernels.csr")
-update = pytest.importorskip("specdens._kernels.update")
+csr = pytest.importorskip("specdens.kernels.cpu.csr_step")
+update = pytest.importorskip("specdens.kernels.cpu.update")
 
 DTYPES = ["float32", "float64", "complex64", "complex128"]
 UNIT = {name: float(np.finfo(name).eps) for name in DTYPES}
@@ -280,7 +281,7 @@ def test_memory_is_two_blocks(method, count):
 
 
 def test_powers_without_the_square():
-    third_and_fourth = _kernels.kernel("powers", "third_and_fourth")
+    third_and_fourth = _kernels.kernel("cpu.csr_power_traces", "third_and_fourth")
     rng = np.random.default_rng(0)
     a = sp.random_array((300, 300), density=0.02, rng=rng, format="csr")
     for b in (a + a.T, a + a.T + 1j * (a - a.T), sp.csr_array((300, 300))):
@@ -305,7 +306,7 @@ def test_distances_from_the_adjoint_are_those_of_dense_matrices(dtype, n, seed, 
         a = a + 1j * sp.triu(a, 1) - 1j * sp.triu(a, 1).T
     a = sp.csr_array(sp.diags_array(10.0 ** rng.integers(-9, 9, n)).astype(dtype) @ a)
     a.sum_duplicates()
-    compare = _kernels.kernel("mirror", "distances_from_adjoint")
+    compare = _kernels.kernel("cpu.csr_statistics", "distances_from_adjoint")
     distance, share = compare(a.indptr, a.indices, a.data)
     dense = a.toarray()
     apart = np.abs(dense - dense.conj().T)
@@ -315,7 +316,7 @@ def test_distances_from_the_adjoint_are_those_of_dense_matrices(dtype, n, seed, 
         expected = np.where(apart > 0, apart / least, 0).max(initial=0)
     assert distance == pytest.approx(apart.max(initial=0), rel=1e-6)
     assert share == pytest.approx(expected, rel=1e-6)
-    sums = _kernels.kernel("mirror", "absolute_row_sums")(a.indptr, a.data)
+    sums = _kernels.kernel("cpu.csr_statistics", "absolute_row_sums")(a.indptr, a.data)
     np.testing.assert_allclose(sums, np.abs(dense).astype(float).sum(axis=1), rtol=1e-6)
 
 
@@ -402,7 +403,7 @@ def test_small_matrices_load_no_compiled_code():
 
 def test_widths():
     assert [_kernels.padded_width(k) for k in (1, 4, 5, 17, 32, 33)] == [4, 4, 8, 32, 32, None]
-    assert logging.getLogger("specdens._kernels").level == logging.NOTSET
+    assert logging.getLogger("specdens.kernels.compiled").level == logging.NOTSET
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])

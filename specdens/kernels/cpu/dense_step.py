@@ -16,10 +16,10 @@ from numba import njit, prange, types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-from specdens._kernels.steps import needs_product, stepped
-from specdens._kernels.threads import one_thread_if
-from specdens._kernels.update import finish_rows
-from specdens._kernels.vectors import LONG, REGISTER, Vectors, data_of, shifted
+from specdens.kernels.cpu.llvm_vectors import LONG, REGISTER, Vectors, data_of, shifted
+from specdens.kernels.cpu.step_frame import needs_product, stepped
+from specdens.kernels.cpu.threads import one_thread_if
+from specdens.kernels.cpu.update import finish_rows
 
 __all__ = ["dense_step"]
 

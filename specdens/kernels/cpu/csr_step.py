@@ -14,8 +14,8 @@ from typing import Any, TypeAlias
 import numpy as np
 from numba import njit, prange
 
-from specdens._kernels.rows import update_csr_rows
-from specdens._kernels.steps import needs_product, stepped
+from specdens.kernels.cpu.csr_rows import update_csr_rows
+from specdens.kernels.cpu.step_frame import needs_product, stepped
 
 __all__ = ["CHUNK", "csr_step"]
 

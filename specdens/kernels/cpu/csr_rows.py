@@ -13,8 +13,8 @@ from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-from specdens._kernels.vector_update import Update
-from specdens._kernels.vectors import LONG, Row, Vectors, data_of, shifted
+from specdens.kernels.cpu.llvm_vectors import LONG, Row, Vectors, data_of, shifted
+from specdens.kernels.cpu.vector_update import Update
 
 __all__ = ["update_csr_rows"]
 

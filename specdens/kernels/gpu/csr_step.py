@@ -10,9 +10,9 @@ from typing import Any, TypeAlias
 import numpy as np
 import torch
 
-from specdens._kernels import kernel, padded_width
-from specdens._kernels.replay import BELOW, replayed
-from specdens._kernels.steps import needs_product
+from specdens.kernels.compiled import kernel, padded_width
+from specdens.kernels.cpu.step_frame import needs_product
+from specdens.kernels.gpu.cuda_graph import BELOW, replayed
 
 __all__ = ["csr_recurrence", "library_recurrence", "of_cupy"]
 
@@ -38,7 +38,7 @@ def csr_recurrence(crow: Tensor, col: Tensor, values: Tensor, columns: int) -> S
     columns : int
         Of the blocks that are to come, before they are padded.
     """
-    update = kernel("triton_step", "csr_step")
+    update = kernel("gpu.triton_csr", "csr_step")
     if update is None or len(col) > MOST_ENTRIES or _longest_row(crow) > LONGEST_ROW:
         return library_recurrence(crow, col, values)
     crow, col = crow.to(torch.int32), col.to(torch.int32)

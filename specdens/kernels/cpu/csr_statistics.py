@@ -7,7 +7,7 @@ from typing import Any, TypeAlias
 import numpy as np
 from numba import njit, prange
 
-from specdens._kernels.csr import CHUNK
+from specdens.kernels.cpu.csr_step import CHUNK
 
 __all__ = ["absolute_row_sums", "distances_from_adjoint"]
 

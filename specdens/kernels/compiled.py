@@ -50,7 +50,7 @@ _lock = threading.Lock()
 @lru_cache
 def _compiled(module: str, name: str) -> Callable[..., Any] | None:
     try:
-        home = importlib.import_module(f"specdens._kernels.{module}")
+        home = importlib.import_module(f"specdens.kernels.{module}")
     except ImportError as problem:
         _say_once(f"{problem.name} is not installed: products take the plain, slower path.")
         return None

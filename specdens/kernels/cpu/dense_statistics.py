@@ -13,7 +13,7 @@ from typing import Any, TypeAlias
 import numpy as np
 from numba import njit, prange
 
-from specdens._kernels.threads import one_thread_if
+from specdens.kernels.cpu.threads import one_thread_if
 
 __all__ = ["BLOCK", "TILE", "entry_statistics"]
 

@@ -15,7 +15,7 @@ from numba import njit, prange, types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-from specdens._kernels.vectors import REGISTER, Row, Vectors, data_of, shifted
+from specdens.kernels.cpu.llvm_vectors import REGISTER, Row, Vectors, data_of, shifted
 
 __all__ = ["column_statistics", "gram_product"]
 

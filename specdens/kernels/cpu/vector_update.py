@@ -6,7 +6,7 @@ from typing import Any
 
 from llvmlite import ir
 
-from specdens._kernels.vectors import LONG, Row, Vectors
+from specdens.kernels.cpu.llvm_vectors import LONG, Row, Vectors
 
 __all__ = ["Update"]
 

@@ -1,7 +1,7 @@
 """A step of a recurrence with a matrix of diagonals on a lattice, ``y = a A x + b x + c y``.
 
 Along each axis the lattice is cut into segments; in a box of segments all sites have the same
-neighbours. Only entries and vectors are read: no indices. As in `specdens._kernels.csr`, results do
+neighbours. Only entries and vectors are read: no indices. As in `cpu.csr_step`, results do
 not depend on the number of threads.
 """
 
@@ -14,9 +14,9 @@ from typing import Any, NamedTuple, TypeAlias
 import numpy as np
 from numba import njit, prange
 
-from specdens._kernels.csr import CHUNK
-from specdens._kernels.steps import needs_product, stepped
-from specdens._kernels.tiles import update_rows
+from specdens.kernels.cpu.csr_step import CHUNK
+from specdens.kernels.cpu.row_tiles import update_rows
+from specdens.kernels.cpu.step_frame import needs_product, stepped
 
 __all__ = ["Boxes", "lattice_step"]
 

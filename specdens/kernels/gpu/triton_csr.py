@@ -1,6 +1,6 @@
 """A step of a recurrence with a CSR matrix on a GPU, and its dot products, in one Triton kernel.
 
-As `specdens._kernels.csr`: memory traffic is that of A once, x once and y twice. A program updates
+As `cpu.csr_step`: memory traffic is that of A once, x once and y twice. A program updates
 a chunk of rows, some at once, with threads along the columns, so that a row of x is read in one
 piece. Dot products are added by programs first and then over programs, in a fixed order and without
 atomic operations: two runs on one device give the same bits.

@@ -11,7 +11,7 @@ from typing import Any, TypeAlias
 import numpy as np
 from numba import njit, prange
 
-from specdens._kernels.steps import stepped
+from specdens.kernels.cpu.step_frame import stepped
 
 __all__ = ["finish_rows", "update_step"]
 
