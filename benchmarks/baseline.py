@@ -20,9 +20,9 @@ from typing import Any, TypeAlias
 import numpy as np
 from spectra import Case, case
 
-from specdens._arrays import default_namespace
-from specdens._probes import signs
 from specdens.adapters import aslinearoperator
+from specdens.arrays.libraries import default_namespace
+from specdens.arrays.probes import signs
 from specdens.lanczos import Tridiagonal, tridiagonalize
 from specdens.quadrature import gauss
 

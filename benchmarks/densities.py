@@ -15,9 +15,9 @@ from spectra import Case
 
 import specdens
 from specdens import SpectralDensity
-from specdens._arrays import default_namespace
-from specdens._probes import signs
 from specdens.adapters import aslinearoperator
+from specdens.arrays.libraries import default_namespace
+from specdens.arrays.probes import signs
 from specdens.lanczos import tridiagonalize
 from specdens.moments import chebyshev_moments
 from specdens.quadrature import gauss

@@ -10,7 +10,7 @@ from speed_settings import Settings
 from timing import Job, Row, compared, seconds
 
 import specdens
-from specdens._arrays import zero_block
+from specdens.arrays.libraries import zero_block
 from specdens.testing import laplacian
 
 COLUMNS = (4, 8, 16, 32)

@@ -9,7 +9,7 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-from specdens._arrays import (
+from specdens.arrays.libraries import (
     Array,
     cholesky_diagonals,
     device,

@@ -22,7 +22,7 @@ from send.sampling import Answers, Prompt, Samples, greedy_answers, prompt_text,
 from send.score_table import Numbers, ScoreTable
 from send.scores import check_alpha, check_effort, ees, eigenscore
 from specdens import AccuracyWarning
-from specdens._arrays import to_host
+from specdens.arrays.libraries import to_host
 
 __all__ = ["HallucinationScorer", "ScoreTable"]
 

@@ -10,14 +10,14 @@ import numpy as np
 
 import specdens
 from send.gram import centered, gram_logdets, gram_operator
-from specdens._arrays import (
+from specdens.arrays.libraries import (
     Array,
     as_dense,
     device,
     namespace,
     to_host,
 )
-from specdens._probes import gaussian, key_of
+from specdens.arrays.probes import gaussian, key_of
 from specdens.lanczos import tridiagonalize
 from specdens.moments import chebyshev_moments
 from specdens.quadrature import gauss

@@ -23,7 +23,6 @@ from typing import Any
 
 import numpy as np
 
-from specdens._arrays import Array, column_dots, is_array, is_complex, namespace, to_host
 from specdens._histories import (
     SparseEntries,
     Tensor,
@@ -34,8 +33,9 @@ from specdens._histories import (
     sources_of,
     with_history,
 )
-from specdens._probes import DEFAULT_COUNT, Probes, gaussian
 from specdens.adapters import ForeignOperator
+from specdens.arrays.libraries import Array, column_dots, is_array, is_complex, namespace, to_host
+from specdens.arrays.probes import DEFAULT_COUNT, Probes, gaussian
 from specdens.exact import dense_of
 from specdens.lanczos import tridiagonalize
 from specdens.linear_operator import LinearOperator

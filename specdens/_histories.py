@@ -12,8 +12,8 @@ from collections.abc import Callable, Iterator
 from functools import cache
 from typing import Any, TypeAlias
 
-from specdens._arrays import Array
 from specdens.adapters import ForeignOperator
+from specdens.arrays.libraries import Array
 from specdens.dense import DenseOperator
 from specdens.explicit import ExplicitOperator
 from specdens.linear_operator import LinearOperator

@@ -13,7 +13,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from specdens._arrays import namespace, require_finite
 from specdens._torch_batches import Batch, Loss, Model
 from specdens._torch_graphs import (
     Graph,
@@ -23,6 +22,7 @@ from specdens._torch_graphs import (
     sandwich_graph,
     scatter_of_slopes,
 )
+from specdens.arrays.libraries import namespace, require_finite
 from specdens.linear_operator import LinearOperator, Step
 from specdens.recurrences import plain_step
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from specdens._arrays import (
+from specdens.arrays.libraries import (
     Array,
     as_dense,
     default_namespace,

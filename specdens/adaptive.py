@@ -14,8 +14,8 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-from specdens._arrays import Array, column_dots
-from specdens._probes import Probes
+from specdens.arrays.libraries import Array, column_dots
+from specdens.arrays.probes import Probes
 from specdens.control import residual_spread
 from specdens.deflation import Captured, Preconditioned, captured_part
 from specdens.estimation import MISSED, summed

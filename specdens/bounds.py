@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from specdens._probes import gaussian, key_of
+from specdens.arrays.probes import gaussian, key_of
 from specdens.explicit import ExplicitOperator
 from specdens.lanczos import tridiagonalize
 from specdens.linear_operator import LinearOperator

@@ -14,9 +14,9 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-from specdens._arrays import Array, column_dots, is_complex, namespace, to_host
-from specdens._probes import Probes
 from specdens.adapters import aslinearoperator
+from specdens.arrays.libraries import Array, column_dots, is_complex, namespace, to_host
+from specdens.arrays.probes import Probes
 from specdens.chebyshev import damping, to_unit
 from specdens.estimation import ESCAPED
 from specdens.linear_operator import LinearOperator

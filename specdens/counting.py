@@ -7,8 +7,8 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-from specdens._arrays import is_array
-from specdens._probes import Probes
+from specdens.arrays.libraries import is_array
+from specdens.arrays.probes import Probes
 from specdens.bounds import NARROWEST, estimated_bounds
 from specdens.chebyshev import cumulative_weights, damping, to_unit, width
 from specdens.estimation import ESCAPED, answered, summed

@@ -16,7 +16,7 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-from specdens._arrays import Array, adjoint, matmul
+from specdens.arrays.libraries import Array, adjoint, matmul
 from specdens.krylov_basis import KrylovBasis, RitzPairs
 from specdens.linear_operator import LinearOperator
 from specdens.scalar_functions import ScalarFunction

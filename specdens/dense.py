@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from specdens._arrays import (
+from specdens.arrays.libraries import (
     Array,
     device,
     matmul,

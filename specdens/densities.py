@@ -11,8 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from specdens._arrays import Array, adjoint, is_array, namespace, to_host
-from specdens._probes import Probes, make_probes
+from specdens.arrays.libraries import Array, adjoint, is_array, namespace, to_host
+from specdens.arrays.probes import Probes, make_probes
 from specdens.chebyshev import damping, width
 from specdens.exact import dense_of
 from specdens.explicit import ExplicitOperator

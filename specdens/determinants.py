@@ -8,11 +8,11 @@ from typing import Any
 
 import numpy as np
 
-from specdens._arrays import is_array, is_complex, namespace
 from specdens._batch import Answers, over_stack, prepared, stack_of
 from specdens._histories import is_followed, is_on
-from specdens._probes import Probes, key_of
 from specdens.adapters import aslinearoperator
+from specdens.arrays.libraries import is_array, is_complex, namespace
+from specdens.arrays.probes import Probes, key_of
 from specdens.dense import DenseOperator
 from specdens.estimation import ILL_CONDITIONED, SINGULAR, advice
 from specdens.exact import (

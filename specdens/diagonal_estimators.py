@@ -14,8 +14,8 @@ from typing import Any
 
 import numpy as np
 
-from specdens._arrays import Array, adjoint, is_complex, matmul, namespace
-from specdens._probes import Probes, key_of, require_distribution
+from specdens.arrays.libraries import Array, adjoint, is_complex, matmul, namespace
+from specdens.arrays.probes import Probes, key_of, require_distribution
 from specdens.effort import require_plain, vectors_for
 from specdens.linear_operator import LinearOperator
 from specdens.sampling import by_blocks, probes_for

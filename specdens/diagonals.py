@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from specdens._arrays import Array, column_dots, is_complex, namespace, to_host
+from specdens.arrays.libraries import Array, column_dots, is_complex, namespace, to_host
 from specdens.diagonal_estimators import (
     DiagonalEstimate,
     certain,

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from specdens._probes import DEFAULT_COUNT
+from specdens.arrays.probes import DEFAULT_COUNT
 
 __all__ = ["require_plain", "vectors_for"]
 

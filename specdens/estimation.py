@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from specdens._probes import Probes
+from specdens.arrays.probes import Probes
 from specdens.linear_operator import LinearOperator
 from specdens.preparation import as_result
 from specdens.results import Estimate, SpectralBounds, warn_of_doubt

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from specdens._arrays import (
+from specdens.arrays.libraries import (
     Array,
     cholesky_diagonal,
     cholesky_diagonals,

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from specdens._arrays import Array, is_complex, power_of_two
+from specdens.arrays.libraries import Array, is_complex, power_of_two
 from specdens.linear_operator import LinearOperator
 
 __all__ = [

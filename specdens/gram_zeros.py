@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 
-from specdens._arrays import Array
+from specdens.arrays.libraries import Array
 from specdens.linear_operator import LinearOperator
 from specdens.operators import Adjoint, Gram
 

@@ -14,8 +14,8 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-from specdens._arrays import Array, column_dots, eps, is_array, is_complex, to_host
 from specdens.application import VectorEstimate, columns_like, eigensystem, is_small
+from specdens.arrays.libraries import Array, column_dots, eps, is_array, is_complex, to_host
 from specdens.chebyshev import KERNELS, damping
 from specdens.estimation import ESCAPED, finite_pair
 from specdens.exact import UNIT

@@ -12,7 +12,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from specdens._probes import Probes
+from specdens.arrays.probes import Probes
 from specdens.chebyshev import expand, log_series
 from specdens.planning import Goal
 from specdens.preparation import Problem

@@ -9,7 +9,7 @@ import math
 
 import numpy as np
 
-from specdens._arrays import Array, adjoint, column_dots, matmul
+from specdens.arrays.libraries import Array, adjoint, column_dots, matmul
 from specdens.linear_operator import LinearOperator
 from specdens.operators import Counting
 from specdens.results import Estimate

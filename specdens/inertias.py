@@ -13,8 +13,15 @@ from typing import Any, NamedTuple
 import numpy as np
 from array_api_compat import is_numpy_array
 
-from specdens._arrays import Array, adjoint, default_namespace, is_complex, namespace, to_host
-from specdens._probes import gaussian
+from specdens.arrays.libraries import (
+    Array,
+    adjoint,
+    default_namespace,
+    is_complex,
+    namespace,
+    to_host,
+)
+from specdens.arrays.probes import gaussian
 from specdens.exact import UNIT, balanced, dense_of, slogdet, spectrum_is_small
 from specdens.explicit import ExplicitOperator
 from specdens.linear_operator import LinearOperator

@@ -11,7 +11,7 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-from specdens._arrays import Array, adjoint, eps, is_complex, matmul, to_host
+from specdens.arrays.libraries import Array, adjoint, eps, is_complex, matmul, to_host
 from specdens.lanczos import NotHermitianError, Tridiagonal
 from specdens.linear_operator import LinearOperator
 

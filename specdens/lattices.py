@@ -10,8 +10,8 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-from specdens._arrays import Array, as_dense, is_complex, to_host
 from specdens.adapters import home
+from specdens.arrays.libraries import Array, as_dense, is_complex, to_host
 from specdens.explicit import SQUARE_FLOPS
 from specdens.operators import finite_number
 from specdens.slices import Slice, SlicedOperator

@@ -16,7 +16,7 @@ from typing import Any, Protocol, TypeAlias
 
 import numpy as np
 
-from specdens._arrays import Array, column_dots, to_host
+from specdens.arrays.libraries import Array, column_dots, to_host
 from specdens.linear_operator import LinearOperator
 from specdens.operators import Counting
 from specdens.results import Estimate

@@ -8,9 +8,9 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-from specdens._arrays import Array, column_dots, eps, is_complex, to_host
-from specdens._probes import Probes
 from specdens.application import columns_like
+from specdens.arrays.libraries import Array, column_dots, eps, is_complex, to_host
+from specdens.arrays.probes import Probes
 from specdens.determinants import is_cheap
 from specdens.estimation import CONTRADICTED, summed
 from specdens.exact import NOISE, UNIT, dense_of, slogdet

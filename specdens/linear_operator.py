@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 
-from specdens._arrays import Array, is_complex, to_host
-from specdens._arrays import result_dtype as real_result
+from specdens.arrays.libraries import Array, is_complex, to_host
+from specdens.arrays.libraries import result_dtype as real_result
 from specdens.kernels.compiled import WIDTHS
 
 if TYPE_CHECKING:

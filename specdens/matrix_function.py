@@ -14,7 +14,7 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-from specdens._arrays import Array, column_dots, device, eps, is_complex, namespace
+from specdens.arrays.libraries import Array, column_dots, device, eps, is_complex, namespace
 from specdens.estimation import ESCAPED, ILL_CONDITIONED, SINGULAR
 from specdens.lanczos import EXACT_UP_TO, Tridiagonal, assembled, lanczos_steps
 from specdens.linear_operator import LinearOperator

@@ -8,7 +8,7 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-from specdens._arrays import Array, column_dots, eps, namespace, to_host
+from specdens.arrays.libraries import Array, column_dots, eps, namespace, to_host
 from specdens.lanczos import NotHermitianError
 from specdens.linear_operator import LinearOperator
 from specdens.recurrences import fast_step, pair_of_blocks, plain_step

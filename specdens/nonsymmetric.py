@@ -8,9 +8,9 @@ from functools import partial
 
 import numpy as np
 
-from specdens._arrays import magnitude, power_of_two, to_host
-from specdens._probes import Probes, gaussian
 from specdens.adaptive import BIAS_SHARE, judged, probes_wanted, require_lanczos
+from specdens.arrays.libraries import magnitude, power_of_two, to_host
+from specdens.arrays.probes import Probes, gaussian
 from specdens.control import controlled, residual_spread
 from specdens.estimation import CONTRADICTED, ESCAPED, SINGULAR, summed
 from specdens.explicit import ExplicitOperator

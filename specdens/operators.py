@@ -11,8 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from specdens._arrays import Array, column_dots
 from specdens.adapters import aslinearoperator
+from specdens.arrays.libraries import Array, column_dots
 from specdens.dense import DenseOperator
 from specdens.explicit import LEAST_ENTRIES, RANGE
 from specdens.kernels.compiled import kernel

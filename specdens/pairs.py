@@ -12,8 +12,16 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-from specdens._arrays import Array, adjoint, column_dots, eps, is_complex, namespace, to_host
 from specdens.application import in_blocks
+from specdens.arrays.libraries import (
+    Array,
+    adjoint,
+    column_dots,
+    eps,
+    is_complex,
+    namespace,
+    to_host,
+)
 from specdens.lanczos import Tridiagonal, assembled, lanczos_steps
 from specdens.linear_operator import LinearOperator
 from specdens.moments import EscapeError, chebyshev_vectors

@@ -13,8 +13,8 @@ from typing import Any
 
 import numpy as np
 
-from specdens._arrays import Array, adjoint, to_host
 from specdens.adapters import aslinearoperator
+from specdens.arrays.libraries import Array, adjoint, to_host
 from specdens.bounds import known_bounds
 from specdens.dense import DenseOperator
 from specdens.exact import NOISE, dense_of, slogdet, spectrum_is_small

@@ -8,9 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from specdens._arrays import Array, column_dots, magnitude, scalar
-from specdens._probes import gaussian
 from specdens.adapters import aslinearoperator
+from specdens.arrays.libraries import Array, column_dots, magnitude, scalar
+from specdens.arrays.probes import gaussian
 from specdens.bounds import known_bounds, stated_bounds
 from specdens.explicit import ExplicitOperator
 from specdens.linear_operator import LinearOperator

@@ -8,7 +8,7 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-from specdens._probes import Probes
+from specdens.arrays.probes import Probes
 from specdens.deflation import TOLERANCE, remaining_weights, typical_value
 from specdens.krylov_basis import KrylovBasis, RitzPairs
 from specdens.operators import Counting

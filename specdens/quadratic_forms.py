@@ -9,8 +9,8 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-from specdens._arrays import Array, adjoint, column_dots, eps, is_complex, to_host
 from specdens.application import columns_like, eigensystem, in_blocks, is_small, require_series
+from specdens.arrays.libraries import Array, adjoint, column_dots, eps, is_complex, to_host
 from specdens.estimation import ESCAPED, INDEFINITE, SINGULAR, advice, finite_pair
 from specdens.exact import UNIT
 from specdens.lanczos import Tridiagonal, tridiagonalize

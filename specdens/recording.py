@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from specdens._arrays import is_array, to_host
-from specdens._probes import Probes
+from specdens.arrays.libraries import is_array, to_host
+from specdens.arrays.probes import Probes
 from specdens.exact import dense_of
 from specdens.lanczos import bidiagonalize, tridiagonalize
 from specdens.linear_operator import LinearOperator

@@ -13,7 +13,15 @@ from typing import Any
 
 import numpy as np
 
-from specdens._arrays import Array, device, dots_in_place, namespace, on_cpu, to_host, zero_block
+from specdens.arrays.libraries import (
+    Array,
+    device,
+    dots_in_place,
+    namespace,
+    on_cpu,
+    to_host,
+    zero_block,
+)
 from specdens.kernels.compiled import kernel, padded_width
 from specdens.kernels.cpu.step_frame import needs_product
 from specdens.linear_operator import LinearOperator, Step

@@ -13,8 +13,8 @@ from typing import Any, Generic, TypeAlias, TypeVar
 
 import numpy as np
 
-from specdens._arrays import adjoint, is_complex, to_host
-from specdens._probes import key_of, key_of_part
+from specdens.arrays.libraries import adjoint, is_complex, to_host
+from specdens.arrays.probes import key_of, key_of_part
 from specdens.bounds import known_bounds
 from specdens.estimation import SINGULAR
 from specdens.exact import UNIT, parity, spectrum_is_small

@@ -10,7 +10,7 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-from specdens._probes import Probes
+from specdens.arrays.probes import Probes
 from specdens.estimation import (
     COARSE,
     CONTRADICTED,

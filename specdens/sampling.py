@@ -11,8 +11,8 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-from specdens._arrays import Array
-from specdens._probes import Probes, make_probes
+from specdens.arrays.libraries import Array
+from specdens.arrays.probes import Probes, make_probes
 from specdens.bounds import estimated_bounds
 from specdens.chebyshev import to_unit
 from specdens.control import controlled_table, known_chebyshev

@@ -12,8 +12,8 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-from specdens._arrays import Array, adjoint, matmul, to_host
-from specdens._probes import signs, sphere
+from specdens.arrays.libraries import Array, adjoint, matmul, to_host
+from specdens.arrays.probes import signs, sphere
 from specdens.linear_operator import LinearOperator
 from specdens.operators import Counting
 

@@ -11,7 +11,7 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-from specdens._arrays import Array, is_complex, on_cpu, power_of_two, to_host
+from specdens.arrays.libraries import Array, is_complex, on_cpu, power_of_two, to_host
 from specdens.explicit import LEAST_ENTRIES, RANGE, ExplicitOperator
 from specdens.kernels.compiled import HOST_WIDTHS, kernel, padded_width
 from specdens.linear_operator import Step

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from specdens._arrays import is_array, to_host
+from specdens.arrays.libraries import is_array, to_host
 from specdens.distribution import count_of, density_of
 from specdens.extremes import bounds_of, condition_of, rank_of
 from specdens.functionals import entropy as entropy_of

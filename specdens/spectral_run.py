@@ -9,7 +9,7 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-from specdens._probes import Probes
+from specdens.arrays.probes import Probes
 from specdens.estimation import SINGULAR, summed
 from specdens.functions import trace_of_eigenvalues
 from specdens.lanczos import Bidiagonal, Tridiagonal

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from specdens._arrays import (
+from specdens.arrays.libraries import (
     Array,
     adjoint,
     as_dense,

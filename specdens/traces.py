@@ -8,7 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from specdens._arrays import (
+from specdens._batch import Answers, over_stack, prepared, stack_of
+from specdens.arrays.libraries import (
     Array,
     column_dots,
     is_array,
@@ -18,8 +19,7 @@ from specdens._arrays import (
     power_of_two,
     to_host,
 )
-from specdens._batch import Answers, over_stack, prepared, stack_of
-from specdens._probes import DEFAULT_COUNT, Probes, key_of, require_distribution
+from specdens.arrays.probes import DEFAULT_COUNT, Probes, key_of, require_distribution
 from specdens.effort import require_plain, vectors_for
 from specdens.estimation import MISSED
 from specdens.explicit import ExplicitOperator

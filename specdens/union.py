@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, replace
 
-from specdens._arrays import Array, is_complex
 from specdens.adapters import aslinearoperator
+from specdens.arrays.libraries import Array, is_complex
 from specdens.exact import dense_of, spectrum_is_small
 from specdens.explicit import ExplicitOperator
 from specdens.gram_zeros import without_zeros

@@ -16,7 +16,7 @@ import specdens
 from send import gram
 from send.scores import ees, eigenscore, paper_coefficients
 from specdens import operators
-from specdens._arrays import host_view
+from specdens.arrays.libraries import host_view
 
 LIBRARIES = {
     "numpy": np.asarray,
@@ -381,7 +381,7 @@ class TestPublishedListing:
 
     @library
     def test_it_is_the_listing(self, to):
-        from specdens._probes import gaussian
+        from specdens.arrays.probes import gaussian
 
         e = embeddings(50, 8, 0)
         z = gaussian(8, range(20), 7, xp=np, dtype=np.float64, stream=4)

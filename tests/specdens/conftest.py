@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from specdens._arrays import namespace
+from specdens.arrays.libraries import namespace
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from specdens import AccuracyWarning, Gram, apply_function, aslinearoperator
-from specdens._arrays import to_host
+from specdens.arrays.libraries import to_host
 from specdens.testing import laplacian, rotated, with_spectrum
 
 METHODS = ["exact", "lanczos", "chebyshev"]

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from specdens import aslinearoperator
-from specdens._arrays import _column_sums, matmul
+from specdens.arrays.libraries import _column_sums, matmul
 
 
 def test_sums_of_many_rows_in_single_precision(backend):

@@ -23,7 +23,7 @@ from specdens import (
     trace,
     trace_function,
 )
-from specdens import _arrays as arrays
+from specdens.arrays import libraries as arrays
 from specdens.testing import with_spectrum
 
 EIGENVALUES = np.linspace(0.4, 3, 50)

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from specdens import AccuracyWarning, Estimate, logdet, slogdet, trace, trace_function
 from specdens import _batch as batch
-from specdens._arrays import device, namespace, to_host
+from specdens.arrays.libraries import device, namespace, to_host
 from specdens.testing import with_spectrum
 
 N = 8

@@ -6,8 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from specdens import aslinearoperator, dense, density, logdet, trace_function
-from specdens._arrays import cholesky_diagonal
-from specdens._probes import make_probes
+from specdens.arrays.libraries import cholesky_diagonal
+from specdens.arrays.probes import make_probes
 from specdens.lanczos import tridiagonalize
 from specdens.moments import chebyshev_moments
 from specdens.operators import Counting, Scaled, Shifted

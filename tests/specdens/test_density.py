@@ -17,7 +17,7 @@ from specdens import (
     local_density,
     spectral_bounds,
 )
-from specdens._arrays import to_host
+from specdens.arrays.libraries import to_host
 from specdens.chebyshev import KERNELS
 from specdens.lanczos import NotHermitianError
 from specdens.testing import (

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from specdens import AccuracyWarning, aslinearoperator, diagonal, diagonal_function
-from specdens._arrays import namespace, to_host
+from specdens.arrays.libraries import namespace, to_host
 from specdens.results import two_sided_quantile
 from specdens.sketch import draw
 from specdens.testing import laplacian, rotated, with_spectrum

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from specdens._arrays import default_namespace
-from specdens._probes import make_probes
+from specdens.arrays.libraries import default_namespace
+from specdens.arrays.probes import make_probes
 from specdens.estimation import summed
 from specdens.truncation import Truncated
 

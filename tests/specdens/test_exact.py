@@ -9,7 +9,7 @@ import scipy.sparse as sp
 from hypothesis import given
 from hypothesis import strategies as st
 
-from specdens._arrays import namespace
+from specdens.arrays.libraries import namespace
 from specdens.exact import (
     lu_fits,
     predicted_lu_bytes,

@@ -21,7 +21,7 @@ from specdens import (
     trace,
     trace_function,
 )
-from specdens._arrays import to_host
+from specdens.arrays.libraries import to_host
 from specdens.testing import with_spectrum
 
 

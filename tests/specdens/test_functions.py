@@ -7,7 +7,7 @@ import pytest
 import scipy.sparse as sp
 
 from specdens import AccuracyWarning, Gram, aslinearoperator, trace, trace_function
-from specdens._arrays import to_host
+from specdens.arrays.libraries import to_host
 from specdens.testing import laplacian, rotated, with_spectrum
 
 EIGENVALUES = np.linspace(0.4, 3, 40)

@@ -17,7 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from specdens import aslinearoperator, density, lanczos, logdet, sparse
-from specdens._arrays import to_host
+from specdens.arrays.libraries import to_host
 from specdens.kernels import compiled as _kernels
 from specdens.kernels.gpu import csr_step as torch_step
 from specdens.kernels.gpu import cuda_graph as replay

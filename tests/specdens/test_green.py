@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from specdens import AccuracyWarning, greens_function, local_density
-from specdens._arrays import to_host
+from specdens.arrays.libraries import to_host
 from specdens.chebyshev import damping, nodes
 from specdens.testing import laplacian, rotated, with_spectrum
 

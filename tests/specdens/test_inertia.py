@@ -20,7 +20,7 @@ from specdens import (
     eigencount,
     inertia,
 )
-from specdens._arrays import to_host
+from specdens.arrays.libraries import to_host
 from specdens.inertias import sparse_inertia
 from specdens.testing import (
     complete_bipartite,

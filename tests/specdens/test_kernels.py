@@ -14,8 +14,9 @@ import scipy.sparse as sp
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from specdens import _probes, aslinearoperator, density, sparse
-from specdens._probes import make_probes, signs
+from specdens import aslinearoperator, density, sparse
+from specdens.arrays import probes as _probes
+from specdens.arrays.probes import make_probes, signs
 from specdens.kernels import compiled as _kernels
 from specdens.lanczos import tridiagonalize
 from specdens.moments import EscapeError, chebyshev_moments

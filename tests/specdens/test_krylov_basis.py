@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from specdens import aslinearoperator
-from specdens._arrays import to_host
+from specdens.arrays.libraries import to_host
 from specdens.deflation import Preconditioned, captured_part, converged_pairs
 from specdens.krylov_basis import KrylovBasis
 from specdens.lanczos import NotHermitianError, tridiagonalize

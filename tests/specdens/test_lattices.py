@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 import specdens
 from specdens import AccuracyWarning, Diagonals, Stencil, aslinearoperator, slices, sparse
-from specdens._arrays import to_host
+from specdens.arrays.libraries import to_host
 from specdens.bands import diagonals_of_dia
 from specdens.bounds import known_bounds
 from specdens.moments import chebyshev_moments

@@ -9,7 +9,7 @@ import scipy.sparse as sp
 import torch
 
 from specdens import AccuracyWarning, Gram, aslinearoperator, logdet, logpdet, slogdet
-from specdens._arrays import namespace, to_host
+from specdens.arrays.libraries import namespace, to_host
 from specdens.lanczos import NotHermitianError
 from specdens.operators import Counting
 from specdens.testing import (

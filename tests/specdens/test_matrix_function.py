@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 import specdens.matrix_function as engine
 from specdens import aslinearoperator
-from specdens._arrays import to_host
+from specdens.arrays.libraries import to_host
 from specdens.matrix_function import function_times
 from specdens.results import SpectralBounds
 from specdens.scalar_functions import NAMED, scalar_function

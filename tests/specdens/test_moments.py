@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from specdens import aslinearoperator
-from specdens._arrays import to_host
+from specdens.arrays.libraries import to_host
 from specdens.lanczos import NotHermitianError
 from specdens.moments import EscapeError, chebyshev_moments
 from specdens.operators import Counting

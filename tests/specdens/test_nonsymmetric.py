@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from specdens import aslinearoperator, logdet
-from specdens._arrays import to_host
+from specdens.arrays.libraries import to_host
 from specdens.lanczos import assembled_bidiagonals, bidiagonal_steps, bidiagonalize
 
 N = 300

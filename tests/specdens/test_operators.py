@@ -6,7 +6,7 @@ import scipy.sparse as sp
 import torch
 
 from specdens import Gram, Scaled, Shifted, Sum, aslinearoperator
-from specdens._arrays import to_host
+from specdens.arrays.libraries import to_host
 from specdens.operators import Adjoint, Counting
 
 RNG = np.random.default_rng(0)

@@ -16,7 +16,7 @@ from specdens import (
     slogdet,
     trace_function,
 )
-from specdens._arrays import namespace, to_host
+from specdens.arrays.libraries import namespace, to_host
 from specdens.pencils import Whitened, definite_factor, whitened
 from specdens.testing import laplacian
 

@@ -5,7 +5,7 @@ import pytest
 import scipy.sparse as sp
 
 from specdens import AccuracyWarning, aslinearoperator, density, logdet
-from specdens._arrays import to_host
+from specdens.arrays.libraries import to_host
 from specdens.operators import Counting, Gram, Scaled, Shifted
 from specdens.testing import laplacian, with_spectrum
 

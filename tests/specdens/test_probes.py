@@ -5,8 +5,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from specdens._arrays import namespace, to_host
-from specdens._probes import DISTRIBUTIONS, gaussian, key_of, make_probes, philox, signs
+from specdens.arrays.libraries import namespace, to_host
+from specdens.arrays.probes import DISTRIBUTIONS, gaussian, key_of, make_probes, philox, signs
 from tests.specdens import naive
 
 WORD = 0xFFFFFFFF

@@ -16,7 +16,7 @@ from specdens import (
     logdet,
     quadratic_form,
 )
-from specdens._arrays import to_host
+from specdens.arrays.libraries import to_host
 from specdens.testing import laplacian, rotated, with_spectrum
 
 METHODS = ["exact", "lanczos", "chebyshev"]

@@ -29,8 +29,8 @@ from specdens import (
     trace,
     trace_function,
 )
-from specdens._arrays import device, namespace, to_host
-from specdens._probes import key_of_part, signs
+from specdens.arrays.libraries import device, namespace, to_host
+from specdens.arrays.probes import key_of_part, signs
 from specdens.gram_zeros import without_zeros
 from specdens.testing import with_spectrum
 

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import specdens
-from specdens._arrays import to_host
+from specdens.arrays.libraries import to_host
 from specdens.testing import complete_bipartite, laplacian, with_spectrum
 
 POSITIVE = np.geomspace(0.2, 3, 10)

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from specdens import AccuracyWarning, Gram, aslinearoperator, trace
-from specdens._arrays import to_host
+from specdens.arrays.libraries import to_host
 from specdens.leave_one_out import xnystrace, xtrace
 from specdens.results import two_sided_quantile
 from specdens.sketch import Sketch, draw

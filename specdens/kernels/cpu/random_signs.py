@@ -1,4 +1,4 @@
-"""Random signs by counter: Philox4x32-10 as in `specdens._probes`, to the same bits."""
+"""Random signs by counter: Philox4x32-10 as in `specdens.arrays.probes`, to the same bits."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def fill_signs(out: Host, first: int, key: int, stream: int) -> None:
     first : int
         The number of the first probe.
     key, stream : int
-        As for `specdens._probes.signs`.
+        As for `specdens.arrays.probes.signs`.
     """
     _fill(out, np.uint64(first), np.uint64(key), np.uint64(stream))
 
