@@ -20,10 +20,10 @@ from typing import Any, TypeAlias
 import numpy as np
 from spectra import Case, case
 
-from specdens.adapters import aslinearoperator
 from specdens.arrays.libraries import default_namespace
 from specdens.arrays.probes import signs
 from specdens.lanczos import Tridiagonal, tridiagonalize
+from specdens.operators.aslinearoperator import aslinearoperator
 from specdens.quadrature import gauss
 
 Host: TypeAlias = np.ndarray[Any, Any]

@@ -15,11 +15,11 @@ from spectra import Case
 
 import specdens
 from specdens import SpectralDensity
-from specdens.adapters import aslinearoperator
 from specdens.arrays.libraries import default_namespace
 from specdens.arrays.probes import signs
 from specdens.lanczos import tridiagonalize
 from specdens.moments import chebyshev_moments
+from specdens.operators.aslinearoperator import aslinearoperator
 from specdens.quadrature import gauss
 from specdens.results import SpectralBounds
 from specdens.sampling import widened

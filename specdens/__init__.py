@@ -12,9 +12,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from specdens.adapters import aslinearoperator
     from specdens.application import VectorEstimate, apply_function
-    from specdens.bands import Diagonals
     from specdens.correlation import DoubleMoments, double_moments
     from specdens.counting import eigencount, spectral_bounds
     from specdens.densities import density, local_density
@@ -24,7 +22,6 @@ if TYPE_CHECKING:
     from specdens.functions import trace_function
     from specdens.green import greens_function
     from specdens.inertias import Inertia, inertia
-    from specdens.lattices import Stencil
     from specdens.likelihood import inv_quad_logdet
     from specdens.norms import (
         condition_number,
@@ -33,7 +30,10 @@ if TYPE_CHECKING:
         numerical_rank,
         schatten_norm,
     )
-    from specdens.operators import Gram, Scaled, Shifted, Sum
+    from specdens.operators.algebra import Gram, Scaled, Shifted, Sum
+    from specdens.operators.aslinearoperator import aslinearoperator
+    from specdens.operators.diagonals import Diagonals
+    from specdens.operators.stencil import Stencil
     from specdens.pseudo import logpdet
     from specdens.quadratic_forms import quadratic_form
     from specdens.results import AccuracyWarning, Estimate, SpectralBounds
@@ -106,10 +106,10 @@ __all__ = [
 __version__ = "0.1.0"
 
 _HOME = {
-    "aslinearoperator": "adapters",
+    "aslinearoperator": "operators.aslinearoperator",
     "VectorEstimate": "application",
     "apply_function": "application",
-    "Diagonals": "bands",
+    "Diagonals": "operators.diagonals",
     "DoubleMoments": "correlation",
     "double_moments": "correlation",
     "eigencount": "counting",
@@ -125,17 +125,17 @@ _HOME = {
     "greens_function": "green",
     "Inertia": "inertias",
     "inertia": "inertias",
-    "Stencil": "lattices",
+    "Stencil": "operators.stencil",
     "inv_quad_logdet": "likelihood",
     "condition_number": "norms",
     "effective_rank": "norms",
     "nuclear_norm": "norms",
     "numerical_rank": "norms",
     "schatten_norm": "norms",
-    "Gram": "operators",
-    "Scaled": "operators",
-    "Shifted": "operators",
-    "Sum": "operators",
+    "Gram": "operators.algebra",
+    "Scaled": "operators.algebra",
+    "Shifted": "operators.algebra",
+    "Sum": "operators.algebra",
     "logpdet": "pseudo",
     "quadratic_form": "quadratic_forms",
     "AccuracyWarning": "results",

@@ -12,13 +12,13 @@ from collections.abc import Callable, Iterator
 from functools import cache
 from typing import Any, TypeAlias
 
-from specdens.adapters import ForeignOperator
 from specdens.arrays.libraries import Array
-from specdens.dense import DenseOperator
-from specdens.explicit import ExplicitOperator
-from specdens.linear_operator import LinearOperator
-from specdens.operators import Adjoint
-from specdens.sparse import TorchSparseOperator
+from specdens.operators.algebra import Adjoint
+from specdens.operators.aslinearoperator import ForeignOperator
+from specdens.operators.dense import DenseOperator
+from specdens.operators.explicit import ExplicitOperator
+from specdens.operators.linear_operator import LinearOperator
+from specdens.operators.sparse import TorchSparseOperator
 from specdens.structure import DiagonalPlusLowRank
 
 __all__ = [

@@ -23,7 +23,7 @@ from specdens._torch_graphs import (
     scatter_of_slopes,
 )
 from specdens.arrays.libraries import namespace, require_finite
-from specdens.linear_operator import LinearOperator, Step
+from specdens.operators.linear_operator import LinearOperator, Step
 from specdens.recurrences import plain_step
 
 __all__ = ["CurvatureOperator", "Objective"]

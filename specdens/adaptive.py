@@ -21,8 +21,8 @@ from specdens.deflation import Captured, Preconditioned, captured_part
 from specdens.estimation import MISSED, summed
 from specdens.krylov_basis import KrylovBasis
 from specdens.lanczos import Tridiagonal, assembled, coefficients, tridiagonalize
-from specdens.linear_operator import LinearOperator
-from specdens.operators import Counting
+from specdens.operators.algebra import Counting
+from specdens.operators.linear_operator import LinearOperator
 from specdens.planning import INTERVAL, LEAST_PROBES, Goal
 from specdens.preparation import Problem
 from specdens.prospects import Run, deflation_pays

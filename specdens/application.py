@@ -27,8 +27,6 @@ from specdens.arrays.libraries import (
 from specdens.chebyshev import expand
 from specdens.estimation import ESCAPED, SINGULAR, finite_pair
 from specdens.exact import UNIT, dense_of
-from specdens.explicit import ExplicitOperator
-from specdens.linear_operator import LinearOperator
 from specdens.matrix_function import (
     Applied,
     change_by_rounding,
@@ -38,7 +36,9 @@ from specdens.matrix_function import (
     values_of,
 )
 from specdens.moments import EscapeError, chebyshev_vectors, require_inside
-from specdens.operators import Counting
+from specdens.operators.algebra import Counting
+from specdens.operators.explicit import ExplicitOperator
+from specdens.operators.linear_operator import LinearOperator
 from specdens.preparation import (
     Problem,
     checked_count,

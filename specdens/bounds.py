@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 
 from specdens.arrays.probes import gaussian, key_of
-from specdens.explicit import ExplicitOperator
 from specdens.lanczos import tridiagonalize
-from specdens.linear_operator import LinearOperator
+from specdens.operators.explicit import ExplicitOperator
+from specdens.operators.linear_operator import LinearOperator
 from specdens.quadrature import ritz_pairs
 from specdens.results import SpectralBounds
 

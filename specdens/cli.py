@@ -19,8 +19,8 @@ import specdens
 from specdens.determinants import is_cheap
 from specdens.exact import predicted_lu_bytes
 from specdens.files import MatrixFileError, read_matrix
+from specdens.operators.sparse import SparseOperator
 from specdens.preparation import prepare
-from specdens.sparse import SparseOperator
 
 __all__ = ["main"]
 

@@ -12,7 +12,7 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-from specdens.operators import shifted_traces
+from specdens.operators.algebra import shifted_traces
 from specdens.quadrature import Rule
 
 __all__ = [

@@ -14,14 +14,14 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-from specdens.adapters import aslinearoperator
 from specdens.arrays.libraries import Array, column_dots, is_complex, namespace, to_host
 from specdens.arrays.probes import Probes
 from specdens.chebyshev import damping, to_unit
 from specdens.estimation import ESCAPED
-from specdens.linear_operator import LinearOperator
 from specdens.moments import EscapeError, chebyshev_vectors, require_inside
-from specdens.operators import Counting
+from specdens.operators.algebra import Counting
+from specdens.operators.aslinearoperator import aslinearoperator
+from specdens.operators.linear_operator import LinearOperator
 from specdens.preparation import checked_count, prepare, require_states
 from specdens.results import UNBOUNDED, AccuracyWarning, SpectralBounds
 from specdens.sampling import BLOCK_BYTES, bounds_for, probes_for, widened

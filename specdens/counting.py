@@ -16,7 +16,7 @@ from specdens.exact import LARGEST_ON_CPU, UNIT, lu_fits
 from specdens.inertias import combined, sparse_inertia, sparse_on_host
 from specdens.lanczos import Bidiagonal, Tridiagonal
 from specdens.moments import EscapeError
-from specdens.operators import Counting
+from specdens.operators.algebra import Counting
 from specdens.pencils import Whitened, whitened
 from specdens.preparation import (
     Problem,

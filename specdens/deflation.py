@@ -18,7 +18,7 @@ import numpy as np
 
 from specdens.arrays.libraries import Array, adjoint, matmul
 from specdens.krylov_basis import KrylovBasis, RitzPairs
-from specdens.linear_operator import LinearOperator
+from specdens.operators.linear_operator import LinearOperator
 from specdens.scalar_functions import ScalarFunction
 
 __all__ = ["Captured", "Preconditioned", "captured_part", "converged_pairs", "typical_value"]

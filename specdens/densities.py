@@ -15,9 +15,9 @@ from specdens.arrays.libraries import Array, adjoint, is_array, namespace, to_ho
 from specdens.arrays.probes import Probes, make_probes
 from specdens.chebyshev import damping, width
 from specdens.exact import dense_of
-from specdens.explicit import ExplicitOperator
 from specdens.moments import EscapeError
-from specdens.operators import Counting, finite_real
+from specdens.operators.algebra import Counting, finite_real
+from specdens.operators.explicit import ExplicitOperator
 from specdens.pencils import whitened
 from specdens.preparation import (
     Problem,

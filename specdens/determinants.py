@@ -10,10 +10,8 @@ import numpy as np
 
 from specdens._batch import Answers, over_stack, prepared, stack_of
 from specdens._histories import is_followed, is_on
-from specdens.adapters import aslinearoperator
 from specdens.arrays.libraries import is_array, is_complex, namespace
 from specdens.arrays.probes import Probes, key_of
-from specdens.dense import DenseOperator
 from specdens.estimation import ILL_CONDITIONED, SINGULAR, advice
 from specdens.exact import (
     Factored,
@@ -27,10 +25,12 @@ from specdens.exact import (
 from specdens.exact import (
     slogdet as dense_slogdet,
 )
-from specdens.explicit import ExplicitOperator
 from specdens.functions import estimated_trace
 from specdens.lanczos import NotHermitianError
 from specdens.nonsymmetric import log_of_singular_values
+from specdens.operators.aslinearoperator import aslinearoperator
+from specdens.operators.dense import DenseOperator
+from specdens.operators.explicit import ExplicitOperator
 from specdens.pencils import checked_pair, combination, definite_factor
 from specdens.planning import Goal, goal_of
 from specdens.preparation import (

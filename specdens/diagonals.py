@@ -19,10 +19,10 @@ from specdens.diagonal_estimators import (
     squares,
 )
 from specdens.exact import UNIT, dense_of, spectrum_is_small
-from specdens.explicit import ExplicitOperator
-from specdens.linear_operator import LinearOperator
 from specdens.matrix_function import function_times
-from specdens.operators import Counting
+from specdens.operators.algebra import Counting
+from specdens.operators.explicit import ExplicitOperator
+from specdens.operators.linear_operator import LinearOperator
 from specdens.preparation import (
     Problem,
     checked_count,

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from specdens.arrays.probes import Probes
-from specdens.linear_operator import LinearOperator
+from specdens.operators.linear_operator import LinearOperator
 from specdens.preparation import as_result
 from specdens.results import Estimate, SpectralBounds, warn_of_doubt
 from specdens.sampling import standard_error

@@ -21,9 +21,9 @@ from specdens.arrays.libraries import (
     require_finite,
     to_host,
 )
-from specdens.dense import DenseOperator
-from specdens.explicit import ExplicitOperator
-from specdens.linear_operator import LinearOperator
+from specdens.operators.dense import DenseOperator
+from specdens.operators.explicit import ExplicitOperator
+from specdens.operators.linear_operator import LinearOperator
 
 __all__ = [
     "LARGEST_ON_CPU",

@@ -10,14 +10,14 @@ import numpy as np
 
 from specdens._batch import Answers, Stack, over_stack, prepared, stack_of
 from specdens._histories import is_followed, is_on
-from specdens.adapters import aslinearoperator
 from specdens.adaptive import adaptive_trace
 from specdens.arrays.libraries import Array, is_array, namespace, to_host
 from specdens.arrays.probes import Probes, key_of
 from specdens.estimation import ILL_CONDITIONED, OVERFLOW, SINGULAR, advice
 from specdens.exact import UNIT, Factored, dense_of, slogdet, slogdets, spectrum_is_small
-from specdens.explicit import ExplicitOperator
 from specdens.guarantee import guaranteed_trace
+from specdens.operators.aslinearoperator import aslinearoperator
+from specdens.operators.explicit import ExplicitOperator
 from specdens.pencils import whitened
 from specdens.planning import Goal, goal_of
 from specdens.preparation import (

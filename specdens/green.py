@@ -19,9 +19,9 @@ from specdens.arrays.libraries import Array, column_dots, eps, is_array, is_comp
 from specdens.chebyshev import KERNELS, damping
 from specdens.estimation import ESCAPED, finite_pair
 from specdens.exact import UNIT
-from specdens.linear_operator import LinearOperator
 from specdens.moments import EscapeError
-from specdens.operators import Counting
+from specdens.operators.algebra import Counting
+from specdens.operators.linear_operator import LinearOperator
 from specdens.pairs import (
     Found,
     Pairs,

@@ -10,8 +10,8 @@ import math
 import numpy as np
 
 from specdens.arrays.libraries import Array, adjoint, column_dots, matmul
-from specdens.linear_operator import LinearOperator
-from specdens.operators import Counting
+from specdens.operators.algebra import Counting
+from specdens.operators.linear_operator import LinearOperator
 from specdens.results import Estimate
 from specdens.sketch import Sketch, draw, gram, no_columns, product
 from specdens.tolerance import Tolerance

@@ -23,8 +23,8 @@ from specdens.arrays.libraries import (
 )
 from specdens.arrays.probes import gaussian
 from specdens.exact import UNIT, balanced, dense_of, slogdet, spectrum_is_small
-from specdens.explicit import ExplicitOperator
-from specdens.linear_operator import LinearOperator
+from specdens.operators.explicit import ExplicitOperator
+from specdens.operators.linear_operator import LinearOperator
 from specdens.preparation import Problem, prepare, require_hermitian
 from specdens.quadrature import noise_of
 from specdens.structure import DiagonalPlusLowRank, Kronecker

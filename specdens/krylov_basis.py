@@ -13,7 +13,7 @@ import numpy as np
 
 from specdens.arrays.libraries import Array, adjoint, eps, is_complex, matmul, to_host
 from specdens.lanczos import NotHermitianError, Tridiagonal
-from specdens.linear_operator import LinearOperator
+from specdens.operators.linear_operator import LinearOperator
 
 __all__ = ["KrylovBasis", "RitzPairs"]
 

@@ -17,7 +17,7 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from specdens.arrays.libraries import Array, column_dots, eps, namespace, power_of_two, to_host
-from specdens.linear_operator import LinearOperator, Step
+from specdens.operators.linear_operator import LinearOperator, Step
 from specdens.recurrences import fast_step, pair_of_blocks
 
 __all__ = [

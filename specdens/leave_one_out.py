@@ -17,8 +17,8 @@ from typing import Any, Protocol, TypeAlias
 import numpy as np
 
 from specdens.arrays.libraries import Array, column_dots, to_host
-from specdens.linear_operator import LinearOperator
-from specdens.operators import Counting
+from specdens.operators.algebra import Counting
+from specdens.operators.linear_operator import LinearOperator
 from specdens.results import Estimate
 from specdens.sketch import Sketch, draw, gram, left_out, no_columns, product
 

@@ -14,9 +14,9 @@ from specdens.arrays.probes import Probes
 from specdens.determinants import is_cheap
 from specdens.estimation import CONTRADICTED, summed
 from specdens.exact import NOISE, UNIT, dense_of, slogdet
-from specdens.explicit import ExplicitOperator
 from specdens.lanczos import Tridiagonal, tridiagonalize
-from specdens.operators import Counting
+from specdens.operators.algebra import Counting
+from specdens.operators.explicit import ExplicitOperator
 from specdens.preparation import (
     Problem,
     checked_count,

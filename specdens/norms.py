@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from specdens.estimation import answered
-from specdens.linear_operator import LinearOperator
+from specdens.operators.linear_operator import LinearOperator
 from specdens.preparation import (
     checked_count,
     finite_operator,

@@ -23,8 +23,8 @@ from specdens.arrays.libraries import (
     to_host,
 )
 from specdens.lanczos import Tridiagonal, assembled, lanczos_steps
-from specdens.linear_operator import LinearOperator
 from specdens.moments import EscapeError, chebyshev_vectors
+from specdens.operators.linear_operator import LinearOperator
 from specdens.results import UNBOUNDED, SpectralBounds
 
 __all__ = [

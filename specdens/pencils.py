@@ -13,17 +13,17 @@ from typing import Any
 
 import numpy as np
 
-from specdens.adapters import aslinearoperator
 from specdens.arrays.libraries import Array, adjoint, to_host
 from specdens.bounds import known_bounds
-from specdens.dense import DenseOperator
 from specdens.exact import NOISE, dense_of, slogdet, spectrum_is_small
-from specdens.explicit import ExplicitOperator
 from specdens.inertias import sparse_on_host
-from specdens.linear_operator import LinearOperator
-from specdens.operators import Scaled, Sum
+from specdens.operators.algebra import Scaled, Sum
+from specdens.operators.aslinearoperator import aslinearoperator
+from specdens.operators.dense import DenseOperator
+from specdens.operators.explicit import ExplicitOperator
+from specdens.operators.linear_operator import LinearOperator
+from specdens.operators.sparse import SparseOperator
 from specdens.preparation import is_known_hermitian, square_operator
-from specdens.sparse import SparseOperator
 
 __all__ = ["Factor", "Whitened", "checked_pair", "combination", "definite_factor", "whitened"]
 

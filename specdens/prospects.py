@@ -11,7 +11,7 @@ import numpy as np
 from specdens.arrays.probes import Probes
 from specdens.deflation import TOLERANCE, remaining_weights, typical_value
 from specdens.krylov_basis import KrylovBasis, RitzPairs
-from specdens.operators import Counting
+from specdens.operators.algebra import Counting
 from specdens.planning import INTERVAL, Forecast, Goal, forecast
 from specdens.quadrature import Rule
 from specdens.scalar_functions import ScalarFunction

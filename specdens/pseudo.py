@@ -9,9 +9,9 @@ import numpy as np
 
 from specdens.estimation import answered, summed
 from specdens.exact import dense_of
-from specdens.explicit import ExplicitOperator
-from specdens.linear_operator import LinearOperator
-from specdens.operators import Adjoint, Counting, finite_real
+from specdens.operators.algebra import Adjoint, Counting, finite_real
+from specdens.operators.explicit import ExplicitOperator
+from specdens.operators.linear_operator import LinearOperator
 from specdens.preparation import checked_count, finite_operator, require_method
 from specdens.quadrature import gauss
 from specdens.results import UNBOUNDED, Estimate

@@ -16,7 +16,7 @@ from specdens.exact import UNIT
 from specdens.lanczos import Tridiagonal, tridiagonalize
 from specdens.matrix_function import change_by_rounding
 from specdens.moments import EscapeError, chebyshev_moments
-from specdens.operators import Counting
+from specdens.operators.algebra import Counting
 from specdens.preparation import (
     Problem,
     checked_count,

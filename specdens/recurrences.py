@@ -24,7 +24,7 @@ from specdens.arrays.libraries import (
 )
 from specdens.kernels.compiled import kernel, padded_width
 from specdens.kernels.cpu.step_frame import needs_product
-from specdens.linear_operator import LinearOperator, Step
+from specdens.operators.linear_operator import LinearOperator, Step
 
 __all__ = ["fast_step", "pair_of_blocks", "plain_step"]
 

@@ -19,9 +19,9 @@ from specdens.bounds import known_bounds
 from specdens.estimation import SINGULAR
 from specdens.exact import UNIT, parity, spectrum_is_small
 from specdens.exact import slogdet as dense_slogdet
-from specdens.lattices import Stencil
-from specdens.linear_operator import LinearOperator
-from specdens.operators import Scaled, Shifted, Sum
+from specdens.operators.algebra import Scaled, Shifted, Sum
+from specdens.operators.linear_operator import LinearOperator
+from specdens.operators.stencil import Stencil
 from specdens.preparation import Problem, prepare
 from specdens.quadrature import noise_of
 from specdens.results import Estimate

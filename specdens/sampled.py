@@ -23,7 +23,7 @@ from specdens.estimation import (
 )
 from specdens.lanczos import Bidiagonal, Tridiagonal
 from specdens.moments import EscapeError
-from specdens.operators import Counting
+from specdens.operators.algebra import Counting
 from specdens.preparation import Problem
 from specdens.quadrature import gauss, noise_of
 from specdens.results import UNBOUNDED, Estimate, SpectralBounds

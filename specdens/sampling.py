@@ -18,8 +18,8 @@ from specdens.chebyshev import to_unit
 from specdens.control import controlled_table, known_chebyshev
 from specdens.kernels.compiled import padded_width
 from specdens.lanczos import Bidiagonal, Tridiagonal, bidiagonalize, tridiagonalize
-from specdens.linear_operator import LinearOperator
 from specdens.moments import chebyshev_moments
+from specdens.operators.linear_operator import LinearOperator
 from specdens.quadrature import Rule, gauss
 from specdens.results import PLUG_IN_BELOW, SpectralBounds
 

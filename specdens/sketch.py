@@ -14,8 +14,8 @@ import numpy as np
 
 from specdens.arrays.libraries import Array, adjoint, matmul, to_host
 from specdens.arrays.probes import signs, sphere
-from specdens.linear_operator import LinearOperator
-from specdens.operators import Counting
+from specdens.operators.algebra import Counting
+from specdens.operators.linear_operator import LinearOperator
 
 __all__ = ["Sketch", "draw", "gram", "left_out", "no_columns", "product"]
 

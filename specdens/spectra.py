@@ -20,7 +20,7 @@ from specdens.extremes import bounds_of, condition_of, rank_of
 from specdens.functionals import entropy as entropy_of
 from specdens.functionals import exponential_of, root_of_sum, transformed
 from specdens.functionals import renyi_entropy as renyi_entropy_of
-from specdens.operators import finite_real
+from specdens.operators.algebra import finite_real
 from specdens.pencils import whitened
 from specdens.preparation import checked_count, prepare, require_hermitian, require_method
 from specdens.recording import EXACT_OR_LANCZOS, extended, record

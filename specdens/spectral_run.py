@@ -13,7 +13,7 @@ from specdens.arrays.probes import Probes
 from specdens.estimation import SINGULAR, summed
 from specdens.functions import trace_of_eigenvalues
 from specdens.lanczos import Bidiagonal, Tridiagonal
-from specdens.operators import finite_real, shifted_traces
+from specdens.operators.algebra import finite_real, shifted_traces
 from specdens.quadrature import Rule, gauss, noise_of, residuals
 from specdens.results import Estimate, SpectralBounds
 from specdens.sampled import integrated

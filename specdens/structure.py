@@ -27,7 +27,7 @@ from specdens.arrays.libraries import (
     working_dtype,
 )
 from specdens.bounds import known_bounds
-from specdens.linear_operator import LinearOperator
+from specdens.operators.linear_operator import LinearOperator
 from specdens.preparation import finite_operator, is_known_hermitian
 
 __all__ = ["BlockDiagonal", "DiagonalPlusLowRank", "Kronecker", "Permuted"]

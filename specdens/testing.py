@@ -7,8 +7,8 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-from specdens.adapters import aslinearoperator
-from specdens.linear_operator import LinearOperator
+from specdens.operators.aslinearoperator import aslinearoperator
+from specdens.operators.linear_operator import LinearOperator
 
 __all__ = [
     "chain_density",

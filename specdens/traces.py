@@ -22,10 +22,10 @@ from specdens.arrays.libraries import (
 from specdens.arrays.probes import DEFAULT_COUNT, Probes, key_of, require_distribution
 from specdens.effort import require_plain, vectors_for
 from specdens.estimation import MISSED
-from specdens.explicit import ExplicitOperator
 from specdens.hutch_plus_plus import adaptive_hutch_plus_plus, hutch_plus_plus
 from specdens.leave_one_out import xnystrace, xtrace, xtrace_or_probes
-from specdens.linear_operator import LinearOperator
+from specdens.operators.explicit import ExplicitOperator
+from specdens.operators.linear_operator import LinearOperator
 from specdens.preparation import (
     METHODS,
     as_result,

@@ -5,14 +5,14 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, replace
 
-from specdens.adapters import aslinearoperator
 from specdens.arrays.libraries import Array, is_complex
 from specdens.exact import dense_of, spectrum_is_small
-from specdens.explicit import ExplicitOperator
 from specdens.gram_zeros import without_zeros
-from specdens.lattices import Stencil
-from specdens.linear_operator import LinearOperator
-from specdens.operators import Gram, Scaled, Shifted
+from specdens.operators.algebra import Gram, Scaled, Shifted
+from specdens.operators.aslinearoperator import aslinearoperator
+from specdens.operators.explicit import ExplicitOperator
+from specdens.operators.linear_operator import LinearOperator
+from specdens.operators.stencil import Stencil
 from specdens.preparation import Problem, prepare
 from specdens.structure import BlockDiagonal, DiagonalPlusLowRank, Kronecker, Permuted
 

@@ -15,8 +15,8 @@ from torch.overrides import TorchFunctionMode
 import specdens
 from send import gram
 from send.scores import ees, eigenscore, paper_coefficients
-from specdens import operators
 from specdens.arrays.libraries import host_view
+from specdens.operators import algebra as operators
 
 LIBRARIES = {
     "numpy": np.asarray,

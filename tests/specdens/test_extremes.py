@@ -8,7 +8,7 @@ import scipy.sparse as sp
 from scipy.sparse.linalg import LinearOperator
 
 import specdens
-from specdens.adapters import aslinearoperator
+from specdens.operators.aslinearoperator import aslinearoperator
 
 EXACT = {
     "slogdet": lambda op: specdens.slogdet(op, method="exact"),

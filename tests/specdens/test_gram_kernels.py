@@ -5,7 +5,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from specdens import Gram, operators
+from specdens import Gram
+from specdens.operators import algebra as operators
 
 numba = pytest.importorskip("numba")
 gram = pytest.importorskip("specdens.kernels.cpu.gram_logdet")

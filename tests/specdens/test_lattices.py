@@ -11,11 +11,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import specdens
-from specdens import AccuracyWarning, Diagonals, Stencil, aslinearoperator, slices, sparse
+from specdens import AccuracyWarning, Diagonals, Stencil, aslinearoperator
 from specdens.arrays.libraries import to_host
-from specdens.bands import diagonals_of_dia
 from specdens.bounds import known_bounds
 from specdens.moments import chebyshev_moments
+from specdens.operators import sliced as slices
+from specdens.operators import sparse
+from specdens.operators.diagonals import diagonals_of_dia
 from specdens.preparation import is_known_hermitian
 from specdens.testing import laplacian, laplacian_eigenvalues
 

@@ -7,7 +7,7 @@ import torch
 
 from specdens import Gram, Scaled, Shifted, Sum, aslinearoperator
 from specdens.arrays.libraries import to_host
-from specdens.operators import Adjoint, Counting
+from specdens.operators.algebra import Adjoint, Counting
 
 RNG = np.random.default_rng(0)
 REAL = RNG.standard_normal((6, 4))

@@ -19,15 +19,15 @@ from specdens.arrays.libraries import (
     to_host,
     working_dtype,
 )
-from specdens.explicit import (
+from specdens.kernels.compiled import HOST_WIDTHS, kernel
+from specdens.operators.explicit import (
     LEAST_ENTRIES,
     SQUARE_FLOPS,
     ExplicitOperator,
     source_of,
     sum_of_squares,
 )
-from specdens.kernels.compiled import HOST_WIDTHS, kernel
-from specdens.linear_operator import Step
+from specdens.operators.linear_operator import Step
 
 __all__ = ["SparseOperator", "TorchSparseOperator"]
 

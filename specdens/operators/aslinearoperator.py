@@ -20,11 +20,11 @@ from specdens.arrays.libraries import (
     namespace,
     working_dtype,
 )
-from specdens.bands import diagonals_of_dia, pays_as_diagonals
-from specdens.dense import DenseOperator
-from specdens.explicit import source_of
-from specdens.linear_operator import NO_ADJOINT, LinearOperator
-from specdens.sparse import SparseOperator, TorchSparseOperator
+from specdens.operators.dense import DenseOperator
+from specdens.operators.diagonals import diagonals_of_dia, pays_as_diagonals
+from specdens.operators.explicit import source_of
+from specdens.operators.linear_operator import NO_ADJOINT, LinearOperator
+from specdens.operators.sparse import SparseOperator, TorchSparseOperator
 
 __all__ = ["ForeignOperator", "aslinearoperator", "home"]
 

@@ -18,9 +18,9 @@ from specdens.arrays.libraries import (
     result_dtype,
     working_dtype,
 )
-from specdens.explicit import LEAST_ENTRIES, SQUARE_FLOPS
 from specdens.kernels.compiled import kernel
-from specdens.slices import Slice, SlicedOperator
+from specdens.operators.explicit import LEAST_ENTRIES, SQUARE_FLOPS
+from specdens.operators.sliced import Slice, SlicedOperator
 
 __all__ = ["Diagonals", "diagonals_of_dia", "pays_as_diagonals"]
 

@@ -12,9 +12,9 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from specdens.arrays.libraries import Array, is_complex, on_cpu, power_of_two, to_host
-from specdens.explicit import LEAST_ENTRIES, RANGE, ExplicitOperator
 from specdens.kernels.compiled import HOST_WIDTHS, kernel, padded_width
-from specdens.linear_operator import Step
+from specdens.operators.explicit import LEAST_ENTRIES, RANGE, ExplicitOperator
+from specdens.operators.linear_operator import Step
 
 __all__ = ["Box", "Slice", "SlicedOperator"]
 

@@ -17,9 +17,9 @@ from specdens.arrays.libraries import (
     result_dtype,
     working_dtype,
 )
-from specdens.explicit import LEAST_ENTRIES, ExplicitOperator
 from specdens.kernels.compiled import kernel
-from specdens.linear_operator import Step
+from specdens.operators.explicit import LEAST_ENTRIES, ExplicitOperator
+from specdens.operators.linear_operator import Step
 from specdens.results import AccuracyWarning
 
 __all__ = ["DenseOperator"]

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from specdens.arrays.libraries import Array, is_complex, power_of_two
-from specdens.linear_operator import LinearOperator
+from specdens.operators.linear_operator import LinearOperator
 
 __all__ = [
     "LEAST_ENTRIES",

@@ -11,13 +11,13 @@ from typing import Any
 
 import numpy as np
 
-from specdens.adapters import aslinearoperator
 from specdens.arrays.libraries import Array, column_dots
-from specdens.dense import DenseOperator
-from specdens.explicit import LEAST_ENTRIES, RANGE
 from specdens.kernels.compiled import kernel
 from specdens.kernels.cpu.step_frame import needs_product
-from specdens.linear_operator import LinearOperator, Step
+from specdens.operators.aslinearoperator import aslinearoperator
+from specdens.operators.dense import DenseOperator
+from specdens.operators.explicit import LEAST_ENTRIES, RANGE
+from specdens.operators.linear_operator import LinearOperator, Step
 
 __all__ = [
     "Adjoint",

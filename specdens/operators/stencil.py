@@ -10,11 +10,11 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-from specdens.adapters import home
 from specdens.arrays.libraries import Array, as_dense, is_complex, to_host
-from specdens.explicit import SQUARE_FLOPS
-from specdens.operators import finite_number
-from specdens.slices import Slice, SlicedOperator
+from specdens.operators.algebra import finite_number
+from specdens.operators.aslinearoperator import home
+from specdens.operators.explicit import SQUARE_FLOPS
+from specdens.operators.sliced import Slice, SlicedOperator
 
 __all__ = ["Stencil"]
 
