@@ -22,9 +22,9 @@ from spectra import Case, case
 
 from specdens.arrays.libraries import default_namespace
 from specdens.arrays.probes import signs
-from specdens.lanczos import Tridiagonal, tridiagonalize
 from specdens.operators.aslinearoperator import aslinearoperator
-from specdens.quadrature import gauss
+from specdens.recurrences.lanczos import Tridiagonal, tridiagonalize
+from specdens.recurrences.quadrature import gauss
 
 Host: TypeAlias = np.ndarray[Any, Any]
 

@@ -17,10 +17,10 @@ import specdens
 from specdens import SpectralDensity
 from specdens.arrays.libraries import default_namespace
 from specdens.arrays.probes import signs
-from specdens.lanczos import tridiagonalize
-from specdens.moments import chebyshev_moments
 from specdens.operators.aslinearoperator import aslinearoperator
-from specdens.quadrature import gauss
+from specdens.recurrences.chebyshev_moments import chebyshev_moments
+from specdens.recurrences.lanczos import tridiagonalize
+from specdens.recurrences.quadrature import gauss
 from specdens.results import SpectralBounds
 from specdens.sampling import widened
 

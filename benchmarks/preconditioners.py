@@ -19,9 +19,9 @@ from spectra import SHIFT, SPECTRA, matern_kernel
 
 from specdens import aslinearoperator
 from specdens.control import residual_spread
-from specdens.deflation import Preconditioned
-from specdens.krylov_basis import KrylovBasis
-from specdens.quadrature import Rule
+from specdens.recurrences.deflation import Preconditioned
+from specdens.recurrences.krylov_basis import KrylovBasis
+from specdens.recurrences.quadrature import Rule
 from specdens.testing import with_spectrum
 
 N = 600

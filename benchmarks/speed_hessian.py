@@ -18,7 +18,7 @@ from timing import Row, compared, seconds
 from torch import nn
 
 import specdens
-from specdens.lanczos import tridiagonalize
+from specdens.recurrences.lanczos import tridiagonalize
 from specdens.torch import hessian_operator
 
 TARGETS = {

@@ -18,9 +18,9 @@ from specdens.arrays.libraries import (
     to_host,
 )
 from specdens.arrays.probes import gaussian, key_of
-from specdens.lanczos import tridiagonalize
-from specdens.moments import chebyshev_moments
-from specdens.quadrature import gauss
+from specdens.recurrences.chebyshev_moments import chebyshev_moments
+from specdens.recurrences.lanczos import tridiagonalize
+from specdens.recurrences.quadrature import gauss
 
 __all__ = ["ees", "eigenscore"]
 

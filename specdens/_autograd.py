@@ -36,7 +36,6 @@ from specdens._histories import (
 from specdens.arrays.libraries import Array, column_dots, is_array, is_complex, namespace, to_host
 from specdens.arrays.probes import DEFAULT_COUNT, Probes, gaussian
 from specdens.exact import dense_of
-from specdens.lanczos import tridiagonalize
 from specdens.matrix_function import function_times
 from specdens.operators.algebra import Gram
 from specdens.operators.aslinearoperator import ForeignOperator
@@ -44,7 +43,8 @@ from specdens.operators.linear_operator import LinearOperator
 from specdens.operators.sparse import TorchSparseOperator
 from specdens.planning import LEAST_PROBES, Goal
 from specdens.preparation import Problem, plain_number
-from specdens.quadrature import gauss
+from specdens.recurrences.lanczos import tridiagonalize
+from specdens.recurrences.quadrature import gauss
 from specdens.results import AccuracyWarning, Estimate
 from specdens.sampling import block_ranges, probes_for
 from specdens.scalar_functions import LOG, LOG_ABS, ScalarFunction

@@ -24,7 +24,7 @@ from specdens._torch_graphs import (
 )
 from specdens.arrays.libraries import namespace, require_finite
 from specdens.operators.linear_operator import LinearOperator, Step
-from specdens.recurrences import plain_step
+from specdens.recurrences.step import plain_step
 
 __all__ = ["CurvatureOperator", "Objective"]
 

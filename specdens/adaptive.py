@@ -17,16 +17,16 @@ import numpy as np
 from specdens.arrays.libraries import Array, column_dots
 from specdens.arrays.probes import Probes
 from specdens.control import residual_spread
-from specdens.deflation import Captured, Preconditioned, captured_part
 from specdens.estimation import MISSED, summed
-from specdens.krylov_basis import KrylovBasis
-from specdens.lanczos import Tridiagonal, assembled, coefficients, tridiagonalize
 from specdens.operators.algebra import Counting
 from specdens.operators.linear_operator import LinearOperator
 from specdens.planning import INTERVAL, LEAST_PROBES, Goal
 from specdens.preparation import Problem
 from specdens.prospects import Run, deflation_pays
-from specdens.quadrature import Rule, gauss, noise_of
+from specdens.recurrences.deflation import Captured, Preconditioned, captured_part
+from specdens.recurrences.krylov_basis import KrylovBasis
+from specdens.recurrences.lanczos import Tridiagonal, assembled, coefficients, tridiagonalize
+from specdens.recurrences.quadrature import Rule, gauss, noise_of
 from specdens.results import UNBOUNDED, Estimate, SpectralBounds
 from specdens.sampled import integrated, sampled_trace
 from specdens.sampling import by_blocks

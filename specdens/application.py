@@ -24,7 +24,6 @@ from specdens.arrays.libraries import (
     to_host,
     working_dtype,
 )
-from specdens.chebyshev import expand
 from specdens.estimation import ESCAPED, SINGULAR, finite_pair
 from specdens.exact import UNIT, dense_of
 from specdens.matrix_function import (
@@ -35,7 +34,6 @@ from specdens.matrix_function import (
     lanczos_times,
     values_of,
 )
-from specdens.moments import EscapeError, chebyshev_vectors, require_inside
 from specdens.operators.algebra import Counting
 from specdens.operators.explicit import ExplicitOperator
 from specdens.operators.linear_operator import LinearOperator
@@ -46,7 +44,9 @@ from specdens.preparation import (
     require_hermitian,
     require_method,
 )
-from specdens.quadrature import noise_of
+from specdens.recurrences.chebyshev_moments import EscapeError, chebyshev_vectors, require_inside
+from specdens.recurrences.chebyshev_series import expand
+from specdens.recurrences.quadrature import noise_of
 from specdens.results import UNBOUNDED, AccuracyWarning, SpectralBounds
 from specdens.sampling import BLOCK_BYTES, WIDEST, bounds_for
 from specdens.scalar_functions import ScalarFunction, require_domain, scalar_function

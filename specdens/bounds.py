@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 
 from specdens.arrays.probes import gaussian, key_of
-from specdens.lanczos import tridiagonalize
 from specdens.operators.explicit import ExplicitOperator
 from specdens.operators.linear_operator import LinearOperator
-from specdens.quadrature import ritz_pairs
+from specdens.recurrences.lanczos import tridiagonalize
+from specdens.recurrences.quadrature import ritz_pairs
 from specdens.results import SpectralBounds
 
 __all__ = ["NARROWEST", "estimated_bounds", "gershgorin", "known_bounds", "stated_bounds"]

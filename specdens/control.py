@@ -13,7 +13,7 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from specdens.operators.algebra import shifted_traces
-from specdens.quadrature import Rule
+from specdens.recurrences.quadrature import Rule
 
 __all__ = [
     "Controlled",

@@ -16,13 +16,13 @@ import numpy as np
 
 from specdens.arrays.libraries import Array, column_dots, is_complex, namespace, to_host
 from specdens.arrays.probes import Probes
-from specdens.chebyshev import damping, to_unit
 from specdens.estimation import ESCAPED
-from specdens.moments import EscapeError, chebyshev_vectors, require_inside
 from specdens.operators.algebra import Counting
 from specdens.operators.aslinearoperator import aslinearoperator
 from specdens.operators.linear_operator import LinearOperator
 from specdens.preparation import checked_count, prepare, require_states
+from specdens.recurrences.chebyshev_moments import EscapeError, chebyshev_vectors, require_inside
+from specdens.recurrences.chebyshev_series import damping, to_unit
 from specdens.results import UNBOUNDED, AccuracyWarning, SpectralBounds
 from specdens.sampling import BLOCK_BYTES, bounds_for, probes_for, widened
 

@@ -10,12 +10,9 @@ import numpy as np
 from specdens.arrays.libraries import is_array
 from specdens.arrays.probes import Probes
 from specdens.bounds import NARROWEST, estimated_bounds
-from specdens.chebyshev import cumulative_weights, damping, to_unit, width
 from specdens.estimation import ESCAPED, answered, summed
 from specdens.exact import LARGEST_ON_CPU, UNIT, lu_fits
 from specdens.inertias import combined, sparse_inertia, sparse_on_host
-from specdens.lanczos import Bidiagonal, Tridiagonal
-from specdens.moments import EscapeError
 from specdens.operators.algebra import Counting
 from specdens.pencils import Whitened, whitened
 from specdens.preparation import (
@@ -26,8 +23,11 @@ from specdens.preparation import (
     require_method,
     require_states,
 )
-from specdens.quadrature import Rule as GaussRule
-from specdens.quadrature import gauss, residuals
+from specdens.recurrences.chebyshev_moments import EscapeError
+from specdens.recurrences.chebyshev_series import cumulative_weights, damping, to_unit, width
+from specdens.recurrences.lanczos import Bidiagonal, Tridiagonal
+from specdens.recurrences.quadrature import Rule as GaussRule
+from specdens.recurrences.quadrature import gauss, residuals
 from specdens.results import Estimate, SpectralBounds
 from specdens.rules import Rule, by_parts
 from specdens.sampling import bounds_for, moments_by_chebyshev, probes_for, tridiagonals, widened

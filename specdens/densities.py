@@ -13,9 +13,7 @@ import numpy as np
 
 from specdens.arrays.libraries import Array, adjoint, is_array, namespace, to_host
 from specdens.arrays.probes import Probes, make_probes
-from specdens.chebyshev import damping, width
 from specdens.exact import dense_of
-from specdens.moments import EscapeError
 from specdens.operators.algebra import Counting, finite_real
 from specdens.operators.explicit import ExplicitOperator
 from specdens.pencils import whitened
@@ -26,6 +24,8 @@ from specdens.preparation import (
     require_method,
     require_states,
 )
+from specdens.recurrences.chebyshev_moments import EscapeError
+from specdens.recurrences.chebyshev_series import damping, width
 from specdens.results import AccuracyWarning, SpectralBounds
 from specdens.sampling import (
     Moments,

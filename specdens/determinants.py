@@ -26,7 +26,6 @@ from specdens.exact import (
     slogdet as dense_slogdet,
 )
 from specdens.functions import estimated_trace
-from specdens.lanczos import NotHermitianError
 from specdens.nonsymmetric import log_of_singular_values
 from specdens.operators.aslinearoperator import aslinearoperator
 from specdens.operators.dense import DenseOperator
@@ -39,6 +38,7 @@ from specdens.preparation import (
     prepare,
     require_method,
 )
+from specdens.recurrences.lanczos import NotHermitianError
 from specdens.results import UNBOUNDED, Estimate, warn_of_doubt
 from specdens.rules import determinant_by_parts
 from specdens.sampling import probes_for

@@ -31,7 +31,7 @@ from specdens.preparation import (
     require_method,
     square_operator,
 )
-from specdens.quadrature import noise_of
+from specdens.recurrences.quadrature import noise_of
 from specdens.results import AccuracyWarning
 from specdens.scalar_functions import ScalarFunction, require_domain, scalar_function
 

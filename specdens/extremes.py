@@ -10,7 +10,7 @@ import numpy as np
 
 from specdens.bounds import RESIDUALS, SHARE
 from specdens.estimation import SINGULAR, finite_pair
-from specdens.quadrature import noise_of
+from specdens.recurrences.quadrature import noise_of
 from specdens.results import Estimate, SpectralBounds
 from specdens.scalar_functions import ScalarFunction
 from specdens.spectral_run import SpectralRun

@@ -27,7 +27,7 @@ from specdens.preparation import (
     require_hermitian,
     require_method,
 )
-from specdens.quadrature import noise_of
+from specdens.recurrences.quadrature import noise_of
 from specdens.results import Estimate, warn_of_doubt
 from specdens.rules import trace_function_by_parts
 from specdens.sampled import sampled_trace

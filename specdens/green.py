@@ -16,10 +16,8 @@ import numpy as np
 
 from specdens.application import VectorEstimate, columns_like, eigensystem, is_small
 from specdens.arrays.libraries import Array, column_dots, eps, is_array, is_complex, to_host
-from specdens.chebyshev import KERNELS, damping
 from specdens.estimation import ESCAPED, finite_pair
 from specdens.exact import UNIT
-from specdens.moments import EscapeError
 from specdens.operators.algebra import Counting
 from specdens.operators.linear_operator import LinearOperator
 from specdens.pairs import (
@@ -39,6 +37,8 @@ from specdens.preparation import (
     require_hermitian,
     require_method,
 )
+from specdens.recurrences.chebyshev_moments import EscapeError
+from specdens.recurrences.chebyshev_series import KERNELS, damping
 from specdens.results import UNBOUNDED, AccuracyWarning, SpectralBounds
 from specdens.sampling import bounds_for, widened
 

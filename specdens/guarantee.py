@@ -13,9 +13,9 @@ from dataclasses import replace
 import numpy as np
 
 from specdens.arrays.probes import Probes
-from specdens.chebyshev import expand, log_series
 from specdens.planning import Goal
 from specdens.preparation import Problem
+from specdens.recurrences.chebyshev_series import expand, log_series
 from specdens.results import Estimate, SpectralBounds
 from specdens.sampled import sampled_trace
 from specdens.scalar_functions import LOG, LOG_ABS, ScalarFunction

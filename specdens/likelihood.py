@@ -14,7 +14,6 @@ from specdens.arrays.probes import Probes
 from specdens.determinants import is_cheap
 from specdens.estimation import CONTRADICTED, summed
 from specdens.exact import NOISE, UNIT, dense_of, slogdet
-from specdens.lanczos import Tridiagonal, tridiagonalize
 from specdens.operators.algebra import Counting
 from specdens.operators.explicit import ExplicitOperator
 from specdens.preparation import (
@@ -25,6 +24,7 @@ from specdens.preparation import (
     require_method,
 )
 from specdens.quadratic_forms import as_values, described, judged, warn_of_worst
+from specdens.recurrences.lanczos import Tridiagonal, tridiagonalize
 from specdens.results import Estimate
 from specdens.sampling import by_blocks, known_traces, probes_for
 from specdens.scalar_functions import LOG, NAMED

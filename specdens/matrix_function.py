@@ -16,9 +16,9 @@ import numpy as np
 
 from specdens.arrays.libraries import Array, column_dots, device, eps, is_complex, namespace
 from specdens.estimation import ESCAPED, ILL_CONDITIONED, SINGULAR
-from specdens.lanczos import EXACT_UP_TO, Tridiagonal, assembled, lanczos_steps
 from specdens.operators.linear_operator import LinearOperator
-from specdens.quadrature import noise_of
+from specdens.recurrences.lanczos import EXACT_UP_TO, Tridiagonal, assembled, lanczos_steps
+from specdens.recurrences.quadrature import noise_of
 from specdens.results import UNBOUNDED, SpectralBounds
 from specdens.scalar_functions import ScalarFunction, require_domain
 

@@ -13,17 +13,17 @@ from specdens.arrays.libraries import magnitude, power_of_two, to_host
 from specdens.arrays.probes import Probes, gaussian
 from specdens.control import controlled, residual_spread
 from specdens.estimation import CONTRADICTED, ESCAPED, SINGULAR, summed
-from specdens.lanczos import (
+from specdens.operators.algebra import Counting, Gram, Scaled
+from specdens.operators.explicit import ExplicitOperator
+from specdens.planning import INTERVAL, LEAST_PROBES, Goal
+from specdens.preparation import Problem
+from specdens.recurrences.lanczos import (
     Bidiagonal,
     assembled_bidiagonals,
     bidiagonal_steps,
     bidiagonalize,
 )
-from specdens.operators.algebra import Counting, Gram, Scaled
-from specdens.operators.explicit import ExplicitOperator
-from specdens.planning import INTERVAL, LEAST_PROBES, Goal
-from specdens.preparation import Problem
-from specdens.quadrature import Rule, gauss
+from specdens.recurrences.quadrature import Rule, gauss
 from specdens.results import UNBOUNDED, Estimate
 from specdens.sampled import sampled_trace
 from specdens.sampling import bidiagonals, by_blocks

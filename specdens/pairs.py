@@ -22,9 +22,9 @@ from specdens.arrays.libraries import (
     namespace,
     to_host,
 )
-from specdens.lanczos import Tridiagonal, assembled, lanczos_steps
-from specdens.moments import EscapeError, chebyshev_vectors
 from specdens.operators.linear_operator import LinearOperator
+from specdens.recurrences.chebyshev_moments import EscapeError, chebyshev_vectors
+from specdens.recurrences.lanczos import Tridiagonal, assembled, lanczos_steps
 from specdens.results import UNBOUNDED, SpectralBounds
 
 __all__ = [

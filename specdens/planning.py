@@ -14,9 +14,9 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from specdens.control import residual_spread
-from specdens.lanczos import Tridiagonal
 from specdens.preparation import checked_count
-from specdens.quadrature import Rule, gauss
+from specdens.recurrences.lanczos import Tridiagonal
+from specdens.recurrences.quadrature import Rule, gauss
 from specdens.scalar_functions import ScalarFunction
 
 __all__ = ["Forecast", "Goal", "forecast", "goal_of", "runs_for", "tridiagonal_of"]

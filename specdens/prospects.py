@@ -9,11 +9,11 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from specdens.arrays.probes import Probes
-from specdens.deflation import TOLERANCE, remaining_weights, typical_value
-from specdens.krylov_basis import KrylovBasis, RitzPairs
 from specdens.operators.algebra import Counting
 from specdens.planning import INTERVAL, Forecast, Goal, forecast
-from specdens.quadrature import Rule
+from specdens.recurrences.deflation import TOLERANCE, remaining_weights, typical_value
+from specdens.recurrences.krylov_basis import KrylovBasis, RitzPairs
+from specdens.recurrences.quadrature import Rule
 from specdens.scalar_functions import ScalarFunction
 
 __all__ = ["Run", "deflation_pays"]

@@ -13,7 +13,7 @@ from specdens.operators.algebra import Adjoint, Counting, finite_real
 from specdens.operators.explicit import ExplicitOperator
 from specdens.operators.linear_operator import LinearOperator
 from specdens.preparation import checked_count, finite_operator, require_method
-from specdens.quadrature import gauss
+from specdens.recurrences.quadrature import gauss
 from specdens.results import UNBOUNDED, Estimate
 from specdens.sampling import bidiagonals, probes_for
 from specdens.scalar_functions import ScalarFunction

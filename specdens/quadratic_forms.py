@@ -13,9 +13,7 @@ from specdens.application import columns_like, eigensystem, in_blocks, is_small,
 from specdens.arrays.libraries import Array, adjoint, column_dots, eps, is_complex, to_host
 from specdens.estimation import ESCAPED, INDEFINITE, SINGULAR, advice, finite_pair
 from specdens.exact import UNIT
-from specdens.lanczos import Tridiagonal, tridiagonalize
 from specdens.matrix_function import change_by_rounding
-from specdens.moments import EscapeError, chebyshev_moments
 from specdens.operators.algebra import Counting
 from specdens.preparation import (
     Problem,
@@ -24,7 +22,9 @@ from specdens.preparation import (
     require_hermitian,
     require_method,
 )
-from specdens.quadrature import gauss, noise_of
+from specdens.recurrences.chebyshev_moments import EscapeError, chebyshev_moments
+from specdens.recurrences.lanczos import Tridiagonal, tridiagonalize
+from specdens.recurrences.quadrature import gauss, noise_of
 from specdens.results import UNBOUNDED, Estimate, SpectralBounds, warn_of_doubt
 from specdens.sampling import bounds_for
 from specdens.scalar_functions import ScalarFunction, require_domain, scalar_function

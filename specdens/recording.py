@@ -11,10 +11,10 @@ import numpy as np
 from specdens.arrays.libraries import is_array, to_host
 from specdens.arrays.probes import Probes
 from specdens.exact import dense_of
-from specdens.lanczos import bidiagonalize, tridiagonalize
 from specdens.operators.algebra import Adjoint, Counting
 from specdens.operators.linear_operator import LinearOperator
 from specdens.preparation import Problem, checked_count
+from specdens.recurrences.lanczos import bidiagonalize, tridiagonalize
 from specdens.results import UNBOUNDED
 from specdens.sampling import by_blocks, known_traces, probes_for
 from specdens.spectral_run import SpectralRun

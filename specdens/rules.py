@@ -23,7 +23,7 @@ from specdens.operators.algebra import Scaled, Shifted, Sum
 from specdens.operators.linear_operator import LinearOperator
 from specdens.operators.stencil import Stencil
 from specdens.preparation import Problem, prepare
-from specdens.quadrature import noise_of
+from specdens.recurrences.quadrature import noise_of
 from specdens.results import Estimate
 from specdens.scalar_functions import LOG, ScalarFunction
 from specdens.structure import BlockDiagonal, DiagonalPlusLowRank, Kronecker, Permuted

@@ -9,7 +9,7 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from specdens.files import require_sound_archive
-from specdens.lanczos import Bidiagonal, Tridiagonal
+from specdens.recurrences.lanczos import Bidiagonal, Tridiagonal
 from specdens.results import SpectralBounds
 from specdens.spectral_run import SpectralRun
 

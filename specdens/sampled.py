@@ -21,11 +21,11 @@ from specdens.estimation import (
     finite_pair,
     summed,
 )
-from specdens.lanczos import Bidiagonal, Tridiagonal
-from specdens.moments import EscapeError
 from specdens.operators.algebra import Counting
 from specdens.preparation import Problem
-from specdens.quadrature import gauss, noise_of
+from specdens.recurrences.chebyshev_moments import EscapeError
+from specdens.recurrences.lanczos import Bidiagonal, Tridiagonal
+from specdens.recurrences.quadrature import gauss, noise_of
 from specdens.results import UNBOUNDED, Estimate, SpectralBounds
 from specdens.sampling import (
     bounds_for,

@@ -14,13 +14,13 @@ import numpy as np
 from specdens.arrays.libraries import Array
 from specdens.arrays.probes import Probes, make_probes
 from specdens.bounds import estimated_bounds
-from specdens.chebyshev import to_unit
 from specdens.control import controlled_table, known_chebyshev
 from specdens.kernels.compiled import padded_width
-from specdens.lanczos import Bidiagonal, Tridiagonal, bidiagonalize, tridiagonalize
-from specdens.moments import chebyshev_moments
 from specdens.operators.linear_operator import LinearOperator
-from specdens.quadrature import Rule, gauss
+from specdens.recurrences.chebyshev_moments import chebyshev_moments
+from specdens.recurrences.chebyshev_series import to_unit
+from specdens.recurrences.lanczos import Bidiagonal, Tridiagonal, bidiagonalize, tridiagonalize
+from specdens.recurrences.quadrature import Rule, gauss
 from specdens.results import PLUG_IN_BELOW, SpectralBounds
 
 __all__ = [

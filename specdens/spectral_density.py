@@ -14,7 +14,14 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from specdens.arrays.libraries import is_array, to_host
-from specdens.chebyshev import cumulative_weights, damping, expand, nodes, to_unit, width
+from specdens.recurrences.chebyshev_series import (
+    cumulative_weights,
+    damping,
+    expand,
+    nodes,
+    to_unit,
+    width,
+)
 from specdens.results import PLUG_IN_BELOW, two_sided_quantile
 
 __all__ = ["SpectralDensity"]

@@ -23,10 +23,10 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-from specdens.chebyshev import Series, expand, log_abs_series, log_series
 from specdens.control import Controlled, controlled, explained_spread, residual_spread
-from specdens.lanczos import Bidiagonal, Tridiagonal
-from specdens.quadrature import Rule, averaged, gauss, radau
+from specdens.recurrences.chebyshev_series import Series, expand, log_abs_series, log_series
+from specdens.recurrences.lanczos import Bidiagonal, Tridiagonal
+from specdens.recurrences.quadrature import Rule, averaged, gauss, radau
 from specdens.results import UNBOUNDED, SpectralBounds, two_sided_quantile
 from specdens.scalar_functions import LOG, LOG_ABS, ScalarFunction
 

@@ -12,8 +12,8 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-from specdens.lanczos import Tridiagonal
 from specdens.planning import runs_for
+from specdens.recurrences.lanczos import Tridiagonal
 from specdens.results import SpectralBounds
 from specdens.scalar_functions import ScalarFunction
 from specdens.truncation import changes, correction_scale, correction_scatter

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.integrate import quad
 
-from specdens.chebyshev import (
+from specdens.recurrences.chebyshev_series import (
     KERNELS,
     cumulative_weights,
     damping,

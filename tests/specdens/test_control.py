@@ -22,7 +22,7 @@ from specdens import (
     trace_function,
 )
 from specdens.control import controlled, controlled_table, known_chebyshev
-from specdens.quadrature import Rule
+from specdens.recurrences.quadrature import Rule
 from specdens.testing import laplacian, laplacian_eigenvalues, rotated, with_spectrum
 
 

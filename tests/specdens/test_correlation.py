@@ -6,7 +6,7 @@ import scipy.sparse as sp
 
 import specdens.correlation as module
 from specdens import AccuracyWarning, aslinearoperator, double_moments
-from specdens.chebyshev import damping
+from specdens.recurrences.chebyshev_series import damping
 from specdens.testing import with_spectrum
 
 EIGENVALUES = np.linspace(-1, 2, 24)

@@ -6,8 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from specdens import aslinearoperator, eigencount
-from specdens.lanczos import bidiagonalize, tridiagonalize
-from specdens.quadrature import gauss, residuals
+from specdens.recurrences.lanczos import bidiagonalize, tridiagonalize
+from specdens.recurrences.quadrature import gauss, residuals
 from specdens.testing import with_spectrum
 
 

@@ -8,11 +8,11 @@ from hypothesis import strategies as st
 from specdens import aslinearoperator, density, logdet, trace_function
 from specdens.arrays.libraries import cholesky_diagonal
 from specdens.arrays.probes import make_probes
-from specdens.lanczos import tridiagonalize
-from specdens.moments import chebyshev_moments
 from specdens.operators import dense
 from specdens.operators.algebra import Counting, Scaled, Shifted
 from specdens.preparation import tolerance
+from specdens.recurrences.chebyshev_moments import chebyshev_moments
+from specdens.recurrences.lanczos import tridiagonalize
 from specdens.sampling import block_ranges
 from specdens.testing import with_spectrum
 

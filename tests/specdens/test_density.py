@@ -18,8 +18,8 @@ from specdens import (
     spectral_bounds,
 )
 from specdens.arrays.libraries import to_host
-from specdens.chebyshev import KERNELS
-from specdens.lanczos import NotHermitianError
+from specdens.recurrences.chebyshev_series import KERNELS
+from specdens.recurrences.lanczos import NotHermitianError
 from specdens.testing import (
     graphene,
     graphene_density,

@@ -16,13 +16,14 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from specdens import aslinearoperator, density, lanczos, logdet
+from specdens import aslinearoperator, density, logdet
 from specdens.arrays.libraries import to_host
 from specdens.kernels import compiled as _kernels
 from specdens.kernels.gpu import csr_step as torch_step
 from specdens.kernels.gpu import cuda_graph as replay
-from specdens.moments import chebyshev_moments
 from specdens.operators import sparse
+from specdens.recurrences import lanczos
+from specdens.recurrences.chebyshev_moments import chebyshev_moments
 from specdens.testing import laplacian
 
 DTYPES = ["float32", "float64", "complex64", "complex128"]

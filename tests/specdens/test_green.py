@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from specdens import AccuracyWarning, greens_function, local_density
 from specdens.arrays.libraries import to_host
-from specdens.chebyshev import damping, nodes
+from specdens.recurrences.chebyshev_series import damping, nodes
 from specdens.testing import laplacian, rotated, with_spectrum
 
 METHODS = ["exact", "lanczos", "chebyshev"]

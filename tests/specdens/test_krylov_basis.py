@@ -5,10 +5,10 @@ import pytest
 
 from specdens import aslinearoperator
 from specdens.arrays.libraries import to_host
-from specdens.deflation import Preconditioned, captured_part, converged_pairs
-from specdens.krylov_basis import KrylovBasis
-from specdens.lanczos import NotHermitianError, tridiagonalize
-from specdens.quadrature import gauss
+from specdens.recurrences.deflation import Preconditioned, captured_part, converged_pairs
+from specdens.recurrences.krylov_basis import KrylovBasis
+from specdens.recurrences.lanczos import NotHermitianError, tridiagonalize
+from specdens.recurrences.quadrature import gauss
 from specdens.scalar_functions import scalar_function
 from specdens.testing import rotated, with_spectrum
 

@@ -6,8 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from specdens import Gram, aslinearoperator
-from specdens.lanczos import NotHermitianError, bidiagonalize, tridiagonalize
-from specdens.quadrature import gauss
+from specdens.recurrences.lanczos import NotHermitianError, bidiagonalize, tridiagonalize
+from specdens.recurrences.quadrature import gauss
 from specdens.testing import rotated, with_spectrum
 from tests.specdens import naive
 

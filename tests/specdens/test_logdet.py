@@ -10,8 +10,8 @@ import torch
 
 from specdens import AccuracyWarning, Gram, aslinearoperator, logdet, logpdet, slogdet
 from specdens.arrays.libraries import namespace, to_host
-from specdens.lanczos import NotHermitianError
 from specdens.operators.algebra import Counting
+from specdens.recurrences.lanczos import NotHermitianError
 from specdens.testing import (
     laplacian,
     laplacian_eigenvalues,

@@ -7,9 +7,9 @@ from hypothesis import strategies as st
 
 from specdens import aslinearoperator
 from specdens.arrays.libraries import to_host
-from specdens.lanczos import NotHermitianError
-from specdens.moments import EscapeError, chebyshev_moments
 from specdens.operators.algebra import Counting
+from specdens.recurrences.chebyshev_moments import EscapeError, chebyshev_moments
+from specdens.recurrences.lanczos import NotHermitianError
 from specdens.testing import with_spectrum
 from tests.specdens import naive
 

@@ -7,7 +7,7 @@ import pytest
 
 from specdens import aslinearoperator, logdet
 from specdens.arrays.libraries import to_host
-from specdens.lanczos import assembled_bidiagonals, bidiagonal_steps, bidiagonalize
+from specdens.recurrences.lanczos import assembled_bidiagonals, bidiagonal_steps, bidiagonalize
 
 N = 300
 

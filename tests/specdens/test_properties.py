@@ -23,8 +23,8 @@ from specdens import (
     trace,
     trace_function,
 )
-from specdens.lanczos import tridiagonalize
-from specdens.quadrature import gauss
+from specdens.recurrences.lanczos import tridiagonalize
+from specdens.recurrences.quadrature import gauss
 from specdens.testing import with_spectrum
 
 RNG = np.random.default_rng(0)

@@ -6,8 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from specdens import aslinearoperator
-from specdens.lanczos import bidiagonalize, tridiagonalize
-from specdens.quadrature import gauss, radau
+from specdens.recurrences.lanczos import bidiagonalize, tridiagonalize
+from specdens.recurrences.quadrature import gauss, radau
 from specdens.testing import with_spectrum
 from tests.specdens import naive
 

@@ -9,10 +9,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from specdens import AccuracyWarning, aslinearoperator, logdet
-from specdens.chebyshev import nodes
-from specdens.lanczos import Tridiagonal, tridiagonalize
 from specdens.planning import tridiagonal_of
-from specdens.quadrature import Rule, averaged, gauss, radau
+from specdens.recurrences.chebyshev_series import nodes
+from specdens.recurrences.lanczos import Tridiagonal, tridiagonalize
+from specdens.recurrences.quadrature import Rule, averaged, gauss, radau
 from specdens.results import UNBOUNDED, SpectralBounds
 from specdens.scalar_functions import LOG, scalar_function
 from specdens.testing import rotated

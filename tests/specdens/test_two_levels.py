@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from specdens import aslinearoperator, logdet, two_levels
-from specdens.lanczos import tridiagonalize
-from specdens.quadrature import gauss
+from specdens.recurrences.lanczos import tridiagonalize
+from specdens.recurrences.quadrature import gauss
 from specdens.results import UNBOUNDED
 from specdens.scalar_functions import LOG, scalar_function
 from specdens.testing import rotated

@@ -17,8 +17,8 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from specdens.arrays.libraries import Array, adjoint, matmul
-from specdens.krylov_basis import KrylovBasis, RitzPairs
 from specdens.operators.linear_operator import LinearOperator
+from specdens.recurrences.krylov_basis import KrylovBasis, RitzPairs
 from specdens.scalar_functions import ScalarFunction
 
 __all__ = ["Captured", "Preconditioned", "captured_part", "converged_pairs", "typical_value"]

@@ -9,9 +9,9 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from specdens.arrays.libraries import Array, column_dots, eps, namespace, to_host
-from specdens.lanczos import NotHermitianError
 from specdens.operators.linear_operator import LinearOperator
-from specdens.recurrences import fast_step, pair_of_blocks, plain_step
+from specdens.recurrences.lanczos import NotHermitianError
+from specdens.recurrences.step import fast_step, pair_of_blocks, plain_step
 
 __all__ = ["EscapeError", "chebyshev_moments", "chebyshev_vectors", "require_inside"]
 

@@ -18,7 +18,7 @@ import numpy as np
 
 from specdens.arrays.libraries import Array, column_dots, eps, namespace, power_of_two, to_host
 from specdens.operators.linear_operator import LinearOperator, Step
-from specdens.recurrences import fast_step, pair_of_blocks
+from specdens.recurrences.step import fast_step, pair_of_blocks
 
 __all__ = [
     "EXACT_UP_TO",

@@ -13,7 +13,7 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-from specdens.lanczos import Bidiagonal, Tridiagonal
+from specdens.recurrences.lanczos import Bidiagonal, Tridiagonal
 
 __all__ = ["Rule", "averaged", "gauss", "noise_of", "radau", "residuals", "ritz_pairs"]
 

@@ -12,8 +12,8 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from specdens.arrays.libraries import Array, adjoint, eps, is_complex, matmul, to_host
-from specdens.lanczos import NotHermitianError, Tridiagonal
 from specdens.operators.linear_operator import LinearOperator
+from specdens.recurrences.lanczos import NotHermitianError, Tridiagonal
 
 __all__ = ["KrylovBasis", "RitzPairs"]
 
