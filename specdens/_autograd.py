@@ -42,7 +42,7 @@ from specdens.operators.aslinearoperator import ForeignOperator
 from specdens.operators.linear_operator import LinearOperator
 from specdens.operators.sparse import TorchSparseOperator
 from specdens.planning import LEAST_PROBES, Goal
-from specdens.preparation import Problem, plain_number
+from specdens.problem.prepare import Problem, plain_number
 from specdens.recurrences.lanczos import tridiagonalize
 from specdens.recurrences.quadrature import gauss
 from specdens.results import AccuracyWarning, Estimate

@@ -21,7 +21,7 @@ from specdens.estimation import MISSED, summed
 from specdens.operators.algebra import Counting
 from specdens.operators.linear_operator import LinearOperator
 from specdens.planning import INTERVAL, LEAST_PROBES, Goal
-from specdens.preparation import Problem
+from specdens.problem.prepare import Problem
 from specdens.prospects import Run, deflation_pays
 from specdens.recurrences.deflation import Captured, Preconditioned, captured_part
 from specdens.recurrences.krylov_basis import KrylovBasis

@@ -37,7 +37,7 @@ from specdens.matrix_function import (
 from specdens.operators.algebra import Counting
 from specdens.operators.explicit import ExplicitOperator
 from specdens.operators.linear_operator import LinearOperator
-from specdens.preparation import (
+from specdens.problem.prepare import (
     Problem,
     checked_count,
     prepare,

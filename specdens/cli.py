@@ -20,7 +20,7 @@ from specdens.determinants import is_cheap
 from specdens.exact import predicted_lu_bytes
 from specdens.files import MatrixFileError, read_matrix
 from specdens.operators.sparse import SparseOperator
-from specdens.preparation import prepare
+from specdens.problem.prepare import prepare
 
 __all__ = ["main"]
 

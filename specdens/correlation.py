@@ -20,7 +20,7 @@ from specdens.estimation import ESCAPED
 from specdens.operators.algebra import Counting
 from specdens.operators.aslinearoperator import aslinearoperator
 from specdens.operators.linear_operator import LinearOperator
-from specdens.preparation import checked_count, prepare, require_states
+from specdens.problem.prepare import checked_count, prepare, require_states
 from specdens.recurrences.chebyshev_moments import EscapeError, chebyshev_vectors, require_inside
 from specdens.recurrences.chebyshev_series import damping, to_unit
 from specdens.results import UNBOUNDED, AccuracyWarning, SpectralBounds

@@ -17,7 +17,7 @@ from specdens.exact import dense_of
 from specdens.operators.algebra import Counting, finite_real
 from specdens.operators.explicit import ExplicitOperator
 from specdens.pencils import whitened
-from specdens.preparation import (
+from specdens.problem.prepare import (
     Problem,
     checked_count,
     prepare,

@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 
-from specdens._batch import Answers, over_stack, prepared, stack_of
 from specdens._histories import is_followed, is_on
 from specdens.arrays.libraries import is_array, is_complex, namespace
 from specdens.arrays.probes import Probes, key_of
@@ -32,12 +31,13 @@ from specdens.operators.dense import DenseOperator
 from specdens.operators.explicit import ExplicitOperator
 from specdens.pencils import checked_pair, combination, definite_factor
 from specdens.planning import Goal, goal_of
-from specdens.preparation import (
+from specdens.problem.prepare import (
     Problem,
     plain_number,
     prepare,
     require_method,
 )
+from specdens.problem.stacks import Answers, over_stack, prepared, stack_of
 from specdens.recurrences.lanczos import NotHermitianError
 from specdens.results import UNBOUNDED, Estimate, warn_of_doubt
 from specdens.rules import determinant_by_parts

@@ -7,7 +7,7 @@ import math
 from specdens.counting import count_by_rules
 from specdens.densities import MARGIN
 from specdens.estimation import summed
-from specdens.preparation import checked_count
+from specdens.problem.prepare import checked_count
 from specdens.recurrences.quadrature import noise_of
 from specdens.results import Estimate
 from specdens.sampling import moments_of_rules

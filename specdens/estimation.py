@@ -9,7 +9,7 @@ import numpy as np
 
 from specdens.arrays.probes import Probes
 from specdens.operators.linear_operator import LinearOperator
-from specdens.preparation import as_result
+from specdens.problem.prepare import as_result
 from specdens.results import Estimate, SpectralBounds, warn_of_doubt
 from specdens.sampling import standard_error
 from specdens.truncation import Truncated, correction_scale

@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from specdens.bounds import RESIDUALS, SHARE
 from specdens.estimation import SINGULAR, finite_pair
+from specdens.problem.bounds import RESIDUALS, SHARE
 from specdens.recurrences.quadrature import noise_of
 from specdens.results import Estimate, SpectralBounds
 from specdens.scalar_functions import ScalarFunction

@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 
-from specdens._batch import Answers, Stack, over_stack, prepared, stack_of
 from specdens._histories import is_followed, is_on
 from specdens.adaptive import adaptive_trace
 from specdens.arrays.libraries import Array, is_array, namespace, to_host
@@ -20,13 +19,14 @@ from specdens.operators.aslinearoperator import aslinearoperator
 from specdens.operators.explicit import ExplicitOperator
 from specdens.pencils import whitened
 from specdens.planning import Goal, goal_of
-from specdens.preparation import (
+from specdens.problem.prepare import (
     Problem,
     plain_number,
     prepare,
     require_hermitian,
     require_method,
 )
+from specdens.problem.stacks import Answers, Stack, over_stack, prepared, stack_of
 from specdens.recurrences.quadrature import noise_of
 from specdens.results import Estimate, warn_of_doubt
 from specdens.rules import trace_function_by_parts

@@ -30,7 +30,7 @@ from specdens.pairs import (
     resolvent_by_poles,
     sum_of_poles,
 )
-from specdens.preparation import (
+from specdens.problem.prepare import (
     Problem,
     checked_count,
     prepare,

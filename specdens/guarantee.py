@@ -14,7 +14,7 @@ import numpy as np
 
 from specdens.arrays.probes import Probes
 from specdens.planning import Goal
-from specdens.preparation import Problem
+from specdens.problem.prepare import Problem
 from specdens.recurrences.chebyshev_series import expand, log_series
 from specdens.results import Estimate, SpectralBounds
 from specdens.sampled import sampled_trace

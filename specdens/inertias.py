@@ -25,7 +25,7 @@ from specdens.arrays.probes import gaussian
 from specdens.exact import UNIT, balanced, dense_of, slogdet, spectrum_is_small
 from specdens.operators.explicit import ExplicitOperator
 from specdens.operators.linear_operator import LinearOperator
-from specdens.preparation import Problem, prepare, require_hermitian
+from specdens.problem.prepare import Problem, prepare, require_hermitian
 from specdens.recurrences.quadrature import noise_of
 from specdens.structure import DiagonalPlusLowRank, Kronecker
 from specdens.union import eigenvalues, eigenvalues_are_cheap, union

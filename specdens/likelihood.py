@@ -16,7 +16,7 @@ from specdens.estimation import CONTRADICTED, summed
 from specdens.exact import NOISE, UNIT, dense_of, slogdet
 from specdens.operators.algebra import Counting
 from specdens.operators.explicit import ExplicitOperator
-from specdens.preparation import (
+from specdens.problem.prepare import (
     Problem,
     checked_count,
     prepare,

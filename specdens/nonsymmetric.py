@@ -16,7 +16,7 @@ from specdens.estimation import CONTRADICTED, ESCAPED, SINGULAR, summed
 from specdens.operators.algebra import Counting, Gram, Scaled
 from specdens.operators.explicit import ExplicitOperator
 from specdens.planning import INTERVAL, LEAST_PROBES, Goal
-from specdens.preparation import Problem
+from specdens.problem.prepare import Problem
 from specdens.recurrences.lanczos import (
     Bidiagonal,
     assembled_bidiagonals,

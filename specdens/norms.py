@@ -6,7 +6,7 @@ from typing import Any
 
 from specdens.estimation import answered
 from specdens.operators.linear_operator import LinearOperator
-from specdens.preparation import (
+from specdens.problem.prepare import (
     checked_count,
     finite_operator,
     prepare,

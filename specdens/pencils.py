@@ -14,7 +14,6 @@ from typing import Any
 import numpy as np
 
 from specdens.arrays.libraries import Array, adjoint, to_host
-from specdens.bounds import known_bounds
 from specdens.exact import NOISE, dense_of, slogdet, spectrum_is_small
 from specdens.inertias import sparse_on_host
 from specdens.operators.algebra import Scaled, Sum
@@ -23,7 +22,8 @@ from specdens.operators.dense import DenseOperator
 from specdens.operators.explicit import ExplicitOperator
 from specdens.operators.linear_operator import LinearOperator
 from specdens.operators.sparse import SparseOperator
-from specdens.preparation import is_known_hermitian, square_operator
+from specdens.problem.bounds import known_bounds
+from specdens.problem.prepare import is_known_hermitian, square_operator
 
 __all__ = ["Factor", "Whitened", "checked_pair", "combination", "definite_factor", "whitened"]
 

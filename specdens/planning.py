@@ -14,7 +14,7 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from specdens.control import residual_spread
-from specdens.preparation import checked_count
+from specdens.problem.prepare import checked_count
 from specdens.recurrences.lanczos import Tridiagonal
 from specdens.recurrences.quadrature import Rule, gauss
 from specdens.scalar_functions import ScalarFunction

@@ -12,7 +12,7 @@ from specdens.exact import dense_of
 from specdens.operators.algebra import Adjoint, Counting, finite_real
 from specdens.operators.explicit import ExplicitOperator
 from specdens.operators.linear_operator import LinearOperator
-from specdens.preparation import checked_count, finite_operator, require_method
+from specdens.problem.prepare import checked_count, finite_operator, require_method
 from specdens.recurrences.quadrature import gauss
 from specdens.results import UNBOUNDED, Estimate
 from specdens.sampling import bidiagonals, probes_for

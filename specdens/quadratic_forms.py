@@ -15,7 +15,7 @@ from specdens.estimation import ESCAPED, INDEFINITE, SINGULAR, advice, finite_pa
 from specdens.exact import UNIT
 from specdens.matrix_function import change_by_rounding
 from specdens.operators.algebra import Counting
-from specdens.preparation import (
+from specdens.problem.prepare import (
     Problem,
     checked_count,
     prepare,

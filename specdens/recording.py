@@ -13,7 +13,7 @@ from specdens.arrays.probes import Probes
 from specdens.exact import dense_of
 from specdens.operators.algebra import Adjoint, Counting
 from specdens.operators.linear_operator import LinearOperator
-from specdens.preparation import Problem, checked_count
+from specdens.problem.prepare import Problem, checked_count
 from specdens.recurrences.lanczos import bidiagonalize, tridiagonalize
 from specdens.results import UNBOUNDED
 from specdens.sampling import by_blocks, known_traces, probes_for

@@ -15,14 +15,14 @@ import numpy as np
 
 from specdens.arrays.libraries import adjoint, is_complex, to_host
 from specdens.arrays.probes import key_of, key_of_part
-from specdens.bounds import known_bounds
 from specdens.estimation import SINGULAR
 from specdens.exact import UNIT, parity, spectrum_is_small
 from specdens.exact import slogdet as dense_slogdet
 from specdens.operators.algebra import Scaled, Shifted, Sum
 from specdens.operators.linear_operator import LinearOperator
 from specdens.operators.stencil import Stencil
-from specdens.preparation import Problem, prepare
+from specdens.problem.bounds import known_bounds
+from specdens.problem.prepare import Problem, prepare
 from specdens.recurrences.quadrature import noise_of
 from specdens.results import Estimate
 from specdens.scalar_functions import LOG, ScalarFunction

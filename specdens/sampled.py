@@ -22,7 +22,7 @@ from specdens.estimation import (
     summed,
 )
 from specdens.operators.algebra import Counting
-from specdens.preparation import Problem
+from specdens.problem.prepare import Problem
 from specdens.recurrences.chebyshev_moments import EscapeError
 from specdens.recurrences.lanczos import Bidiagonal, Tridiagonal
 from specdens.recurrences.quadrature import gauss, noise_of

@@ -13,10 +13,10 @@ import numpy as np
 
 from specdens.arrays.libraries import Array
 from specdens.arrays.probes import Probes, make_probes
-from specdens.bounds import estimated_bounds
 from specdens.control import controlled_table, known_chebyshev
 from specdens.kernels.compiled import padded_width
 from specdens.operators.linear_operator import LinearOperator
+from specdens.problem.bounds import estimated_bounds
 from specdens.recurrences.chebyshev_moments import chebyshev_moments
 from specdens.recurrences.chebyshev_series import to_unit
 from specdens.recurrences.lanczos import Bidiagonal, Tridiagonal, bidiagonalize, tridiagonalize

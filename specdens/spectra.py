@@ -22,7 +22,7 @@ from specdens.functionals import exponential_of, root_of_sum, transformed
 from specdens.functionals import renyi_entropy as renyi_entropy_of
 from specdens.operators.algebra import finite_real
 from specdens.pencils import whitened
-from specdens.preparation import checked_count, prepare, require_hermitian, require_method
+from specdens.problem.prepare import checked_count, prepare, require_hermitian, require_method
 from specdens.recording import EXACT_OR_LANCZOS, extended, record
 from specdens.results import Estimate, SpectralBounds
 from specdens.run_files import read_run, write_run

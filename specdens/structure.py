@@ -26,9 +26,9 @@ from specdens.arrays.libraries import (
     to_host,
     working_dtype,
 )
-from specdens.bounds import known_bounds
 from specdens.operators.linear_operator import LinearOperator
-from specdens.preparation import finite_operator, is_known_hermitian
+from specdens.problem.bounds import known_bounds
+from specdens.problem.prepare import finite_operator, is_known_hermitian
 
 __all__ = ["BlockDiagonal", "DiagonalPlusLowRank", "Kronecker", "Permuted"]
 

@@ -5,7 +5,13 @@ from __future__ import annotations
 from typing import Any
 
 from specdens.estimation import advice, answered
-from specdens.preparation import Problem, checked_count, prepare, require_hermitian, require_method
+from specdens.problem.prepare import (
+    Problem,
+    checked_count,
+    prepare,
+    require_hermitian,
+    require_method,
+)
 from specdens.recording import EXACT_OR_LANCZOS, record
 from specdens.results import Estimate, warn_of_doubt
 from specdens.spectra import MOMENTS, Spectrum

@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 
-from specdens._batch import Answers, over_stack, prepared, stack_of
 from specdens.arrays.libraries import (
     Array,
     column_dots,
@@ -26,13 +25,14 @@ from specdens.hutch_plus_plus import adaptive_hutch_plus_plus, hutch_plus_plus
 from specdens.leave_one_out import xnystrace, xtrace, xtrace_or_probes
 from specdens.operators.explicit import ExplicitOperator
 from specdens.operators.linear_operator import LinearOperator
-from specdens.preparation import (
+from specdens.problem.prepare import (
     METHODS,
     as_result,
     checked_count,
     require_method,
     square_operator,
 )
+from specdens.problem.stacks import Answers, over_stack, prepared, stack_of
 from specdens.results import Estimate, warn_of_doubt
 from specdens.rules import trace_by_parts
 from specdens.sampling import by_blocks, probes_for, standard_error

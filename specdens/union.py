@@ -13,7 +13,7 @@ from specdens.operators.aslinearoperator import aslinearoperator
 from specdens.operators.explicit import ExplicitOperator
 from specdens.operators.linear_operator import LinearOperator
 from specdens.operators.stencil import Stencil
-from specdens.preparation import Problem, prepare
+from specdens.problem.prepare import Problem, prepare
 from specdens.structure import BlockDiagonal, DiagonalPlusLowRank, Kronecker, Permuted
 
 __all__ = ["Union", "eigenvalues", "eigenvalues_are_cheap", "singular_values", "union"]

@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from specdens import AccuracyWarning, Estimate, logdet, slogdet, trace, trace_function
-from specdens import _batch as batch
 from specdens.arrays.libraries import device, namespace, to_host
+from specdens.problem import stacks as batch
 from specdens.testing import with_spectrum
 
 N = 8

@@ -10,7 +10,7 @@ from specdens.arrays.libraries import cholesky_diagonal
 from specdens.arrays.probes import make_probes
 from specdens.operators import dense
 from specdens.operators.algebra import Counting, Scaled, Shifted
-from specdens.preparation import tolerance
+from specdens.problem.prepare import tolerance
 from specdens.recurrences.chebyshev_moments import chebyshev_moments
 from specdens.recurrences.lanczos import tridiagonalize
 from specdens.sampling import block_ranges

@@ -69,7 +69,7 @@ def test_rounding_does_not_make_a_matrix_nonsymmetric():
     scales = np.logspace(-8, 8, 60)
     for a in ((q * np.linspace(-1, 1, 60)) @ q.T, (scales[:, None] * q) @ (q.T * scales)):
         noisy = a * (1 + 1e-16 * rng.standard_normal(a.shape))
-        assert specdens.preparation.prepare(noisy).hermitian
+        assert specdens.problem.prepare.prepare(noisy).hermitian
 
 
 @pytest.mark.parametrize("entries", [(1e-320, -1.0), (5e-324, -5e-324), (1e308, -1e308)])

@@ -13,11 +13,11 @@ from hypothesis import strategies as st
 import specdens
 from specdens import AccuracyWarning, Diagonals, Stencil, aslinearoperator
 from specdens.arrays.libraries import to_host
-from specdens.bounds import known_bounds
 from specdens.operators import sliced as slices
 from specdens.operators import sparse
 from specdens.operators.diagonals import diagonals_of_dia
-from specdens.preparation import is_known_hermitian
+from specdens.problem.bounds import known_bounds
+from specdens.problem.prepare import is_known_hermitian
 from specdens.recurrences.chebyshev_moments import chebyshev_moments
 from specdens.testing import laplacian, laplacian_eigenvalues
 

@@ -28,7 +28,7 @@ from specdens.arrays.libraries import (
     to_host,
     working_dtype,
 )
-from specdens.preparation import tolerance
+from specdens.problem.prepare import tolerance
 from specdens.results import AccuracyWarning, Estimate, doubt
 
 __all__ = ["Answers", "Stack", "over_stack", "prepared", "stack_of"]

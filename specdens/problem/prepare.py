@@ -10,11 +10,11 @@ import numpy as np
 
 from specdens.arrays.libraries import Array, column_dots, magnitude, scalar
 from specdens.arrays.probes import gaussian
-from specdens.bounds import known_bounds, stated_bounds
 from specdens.operators.algebra import Shifted, finite_number
 from specdens.operators.aslinearoperator import aslinearoperator
 from specdens.operators.explicit import ExplicitOperator
 from specdens.operators.linear_operator import LinearOperator
+from specdens.problem.bounds import known_bounds, stated_bounds
 from specdens.results import UNBOUNDED, SpectralBounds
 
 __all__ = [
