@@ -9,7 +9,7 @@ import scipy.sparse as sp
 from record import record
 from scipy.sparse.linalg import splu
 
-from specdens.exact import predicted_lu_bytes
+from specdens.exact.factorizations import predicted_lu_bytes
 from specdens.testing import laplacian
 
 

@@ -35,7 +35,7 @@ from specdens._histories import (
 )
 from specdens.arrays.libraries import Array, column_dots, is_array, is_complex, namespace, to_host
 from specdens.arrays.probes import DEFAULT_COUNT, Probes, gaussian
-from specdens.exact import dense_of
+from specdens.exact.factorizations import dense_of
 from specdens.matrix_function import function_times
 from specdens.operators.algebra import Gram
 from specdens.operators.aslinearoperator import ForeignOperator

@@ -25,7 +25,7 @@ from specdens.arrays.libraries import (
     working_dtype,
 )
 from specdens.estimation import ESCAPED, SINGULAR, finite_pair
-from specdens.exact import UNIT, dense_of
+from specdens.exact.factorizations import UNIT, dense_of
 from specdens.matrix_function import (
     Applied,
     change_by_rounding,

@@ -17,7 +17,7 @@ import numpy as np
 
 import specdens
 from specdens.determinants import is_cheap
-from specdens.exact import predicted_lu_bytes
+from specdens.exact.factorizations import predicted_lu_bytes
 from specdens.files import MatrixFileError, read_matrix
 from specdens.operators.sparse import SparseOperator
 from specdens.problem.prepare import prepare

@@ -10,10 +10,10 @@ import numpy as np
 from specdens.arrays.libraries import is_array
 from specdens.arrays.probes import Probes
 from specdens.estimation import ESCAPED, answered, summed
-from specdens.exact import LARGEST_ON_CPU, UNIT, lu_fits
+from specdens.exact.factorizations import LARGEST_ON_CPU, UNIT, lu_fits
+from specdens.exact.pencils import Whitened, whitened
 from specdens.inertias import combined, sparse_inertia, sparse_on_host
 from specdens.operators.algebra import Counting
-from specdens.pencils import Whitened, whitened
 from specdens.problem.bounds import NARROWEST, estimated_bounds
 from specdens.problem.prepare import (
     Problem,

@@ -13,10 +13,10 @@ import numpy as np
 
 from specdens.arrays.libraries import Array, adjoint, is_array, namespace, to_host
 from specdens.arrays.probes import Probes, make_probes
-from specdens.exact import dense_of
+from specdens.exact.factorizations import dense_of
+from specdens.exact.pencils import whitened
 from specdens.operators.algebra import Counting, finite_real
 from specdens.operators.explicit import ExplicitOperator
-from specdens.pencils import whitened
 from specdens.problem.prepare import (
     Problem,
     checked_count,

@@ -12,7 +12,7 @@ from specdens._histories import is_followed, is_on
 from specdens.arrays.libraries import is_array, is_complex, namespace
 from specdens.arrays.probes import Probes, key_of
 from specdens.estimation import ILL_CONDITIONED, SINGULAR, advice
-from specdens.exact import (
+from specdens.exact.factorizations import (
     Factored,
     dense_is_small,
     dense_of,
@@ -21,15 +21,15 @@ from specdens.exact import (
     sparse_slogdet,
     spectrum_is_small,
 )
-from specdens.exact import (
+from specdens.exact.factorizations import (
     slogdet as dense_slogdet,
 )
+from specdens.exact.pencils import checked_pair, combination, definite_factor
 from specdens.functions import estimated_trace
 from specdens.nonsymmetric import log_of_singular_values
 from specdens.operators.aslinearoperator import aslinearoperator
 from specdens.operators.dense import DenseOperator
 from specdens.operators.explicit import ExplicitOperator
-from specdens.pencils import checked_pair, combination, definite_factor
 from specdens.planning import Goal, goal_of
 from specdens.problem.prepare import (
     Problem,

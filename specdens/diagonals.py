@@ -18,7 +18,7 @@ from specdens.diagonal_estimators import (
     real,
     squares,
 )
-from specdens.exact import UNIT, dense_of, spectrum_is_small
+from specdens.exact.factorizations import UNIT, dense_of, spectrum_is_small
 from specdens.matrix_function import function_times
 from specdens.operators.algebra import Counting
 from specdens.operators.explicit import ExplicitOperator

@@ -13,11 +13,18 @@ from specdens.adaptive import adaptive_trace
 from specdens.arrays.libraries import Array, is_array, namespace, to_host
 from specdens.arrays.probes import Probes, key_of
 from specdens.estimation import ILL_CONDITIONED, OVERFLOW, SINGULAR, advice
-from specdens.exact import UNIT, Factored, dense_of, slogdet, slogdets, spectrum_is_small
+from specdens.exact.factorizations import (
+    UNIT,
+    Factored,
+    dense_of,
+    slogdet,
+    slogdets,
+    spectrum_is_small,
+)
+from specdens.exact.pencils import whitened
 from specdens.guarantee import guaranteed_trace
 from specdens.operators.aslinearoperator import aslinearoperator
 from specdens.operators.explicit import ExplicitOperator
-from specdens.pencils import whitened
 from specdens.planning import Goal, goal_of
 from specdens.problem.prepare import (
     Problem,

@@ -17,7 +17,7 @@ import numpy as np
 from specdens.application import VectorEstimate, columns_like, eigensystem, is_small
 from specdens.arrays.libraries import Array, column_dots, eps, is_array, is_complex, to_host
 from specdens.estimation import ESCAPED, finite_pair
-from specdens.exact import UNIT
+from specdens.exact.factorizations import UNIT
 from specdens.operators.algebra import Counting
 from specdens.operators.linear_operator import LinearOperator
 from specdens.pairs import (

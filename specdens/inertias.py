@@ -22,7 +22,7 @@ from specdens.arrays.libraries import (
     to_host,
 )
 from specdens.arrays.probes import gaussian
-from specdens.exact import UNIT, balanced, dense_of, slogdet, spectrum_is_small
+from specdens.exact.factorizations import UNIT, balanced, dense_of, slogdet, spectrum_is_small
 from specdens.operators.explicit import ExplicitOperator
 from specdens.operators.linear_operator import LinearOperator
 from specdens.problem.prepare import Problem, prepare, require_hermitian

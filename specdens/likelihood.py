@@ -13,7 +13,7 @@ from specdens.arrays.libraries import Array, column_dots, eps, is_complex, to_ho
 from specdens.arrays.probes import Probes
 from specdens.determinants import is_cheap
 from specdens.estimation import CONTRADICTED, summed
-from specdens.exact import NOISE, UNIT, dense_of, slogdet
+from specdens.exact.factorizations import NOISE, UNIT, dense_of, slogdet
 from specdens.operators.algebra import Counting
 from specdens.operators.explicit import ExplicitOperator
 from specdens.problem.prepare import (

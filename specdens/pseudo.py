@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from specdens.estimation import answered, summed
-from specdens.exact import dense_of
+from specdens.exact.factorizations import dense_of
 from specdens.operators.algebra import Adjoint, Counting, finite_real
 from specdens.operators.explicit import ExplicitOperator
 from specdens.operators.linear_operator import LinearOperator

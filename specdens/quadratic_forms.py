@@ -12,7 +12,7 @@ import numpy as np
 from specdens.application import columns_like, eigensystem, in_blocks, is_small, require_series
 from specdens.arrays.libraries import Array, adjoint, column_dots, eps, is_complex, to_host
 from specdens.estimation import ESCAPED, INDEFINITE, SINGULAR, advice, finite_pair
-from specdens.exact import UNIT
+from specdens.exact.factorizations import UNIT
 from specdens.matrix_function import change_by_rounding
 from specdens.operators.algebra import Counting
 from specdens.problem.prepare import (

@@ -10,7 +10,7 @@ import numpy as np
 
 from specdens.arrays.libraries import is_array, to_host
 from specdens.arrays.probes import Probes
-from specdens.exact import dense_of
+from specdens.exact.factorizations import dense_of
 from specdens.operators.algebra import Adjoint, Counting
 from specdens.operators.linear_operator import LinearOperator
 from specdens.problem.prepare import Problem, checked_count

@@ -16,12 +16,12 @@ import numpy as np
 
 from specdens.arrays.libraries import is_array, to_host
 from specdens.distribution import count_of, density_of
+from specdens.exact.pencils import whitened
 from specdens.extremes import bounds_of, condition_of, rank_of
 from specdens.functionals import entropy as entropy_of
 from specdens.functionals import exponential_of, root_of_sum, transformed
 from specdens.functionals import renyi_entropy as renyi_entropy_of
 from specdens.operators.algebra import finite_real
-from specdens.pencils import whitened
 from specdens.problem.prepare import checked_count, prepare, require_hermitian, require_method
 from specdens.recording import EXACT_OR_LANCZOS, extended, record
 from specdens.results import Estimate, SpectralBounds

@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass, replace
 
 from specdens.arrays.libraries import Array, is_complex
-from specdens.exact import dense_of, spectrum_is_small
+from specdens.exact.factorizations import dense_of, spectrum_is_small
 from specdens.gram_zeros import without_zeros
 from specdens.operators.algebra import Gram, Scaled, Shifted
 from specdens.operators.aslinearoperator import aslinearoperator

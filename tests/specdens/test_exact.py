@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from specdens.arrays.libraries import namespace
-from specdens.exact import (
+from specdens.exact.factorizations import (
     lu_fits,
     predicted_lu_bytes,
     slogdet,

@@ -272,7 +272,7 @@ def test_auto_is_exact_where_the_unit_vectors_suffice():
 
 def test_auto_is_exact_for_small_dense_and_not_for_large(monkeypatch):
     assert logdet(POSITIVE, return_info=True)[1].method == "exact"
-    monkeypatch.setattr("specdens.exact.LARGEST_ON_CPU", 39)
+    monkeypatch.setattr("specdens.exact.factorizations.LARGEST_ON_CPU", 39)
     assert logdet(POSITIVE, return_info=True, rng=0)[1].method == "lanczos"
 
 

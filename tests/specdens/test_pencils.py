@@ -17,7 +17,7 @@ from specdens import (
     trace_function,
 )
 from specdens.arrays.libraries import namespace, to_host
-from specdens.pencils import Whitened, definite_factor, whitened
+from specdens.exact.pencils import Whitened, definite_factor, whitened
 from specdens.testing import laplacian
 
 dtypes = pytest.mark.parametrize("dtype", ["float64", "complex128"])

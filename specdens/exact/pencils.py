@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from specdens.arrays.libraries import Array, adjoint, to_host
-from specdens.exact import NOISE, dense_of, slogdet, spectrum_is_small
+from specdens.exact.factorizations import NOISE, dense_of, slogdet, spectrum_is_small
 from specdens.inertias import sparse_on_host
 from specdens.operators.algebra import Scaled, Sum
 from specdens.operators.aslinearoperator import aslinearoperator
