@@ -17,12 +17,12 @@ import specdens
 from specdens import SpectralDensity
 from specdens.arrays.libraries import default_namespace
 from specdens.arrays.probes import signs
+from specdens.estimation.sampling import widened
 from specdens.operators.aslinearoperator import aslinearoperator
 from specdens.recurrences.chebyshev_moments import chebyshev_moments
 from specdens.recurrences.lanczos import tridiagonalize
 from specdens.recurrences.quadrature import gauss
 from specdens.results import SpectralBounds
-from specdens.sampling import widened
 
 Host: TypeAlias = np.ndarray[Any, Any]
 

@@ -18,7 +18,7 @@ from record import record
 from spectra import SHIFT, SPECTRA, matern_kernel
 
 from specdens import aslinearoperator
-from specdens.control import residual_spread
+from specdens.estimation.control_variates import residual_spread
 from specdens.recurrences.deflation import Preconditioned
 from specdens.recurrences.krylov_basis import KrylovBasis
 from specdens.recurrences.quadrature import Rule

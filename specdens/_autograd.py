@@ -35,18 +35,18 @@ from specdens._histories import (
 )
 from specdens.arrays.libraries import Array, column_dots, is_array, is_complex, namespace, to_host
 from specdens.arrays.probes import DEFAULT_COUNT, Probes, gaussian
+from specdens.estimation.goal import LEAST_PROBES, Goal
+from specdens.estimation.sampling import block_ranges, probes_for
 from specdens.exact.factorizations import dense_of
 from specdens.matrix_function import function_times
 from specdens.operators.algebra import Gram
 from specdens.operators.aslinearoperator import ForeignOperator
 from specdens.operators.linear_operator import LinearOperator
 from specdens.operators.sparse import TorchSparseOperator
-from specdens.planning import LEAST_PROBES, Goal
 from specdens.problem.prepare import Problem, plain_number
 from specdens.recurrences.lanczos import tridiagonalize
 from specdens.recurrences.quadrature import gauss
 from specdens.results import AccuracyWarning, Estimate
-from specdens.sampling import block_ranges, probes_for
 from specdens.scalar_functions import LOG, LOG_ABS, ScalarFunction
 
 __all__ = ["refusing_gradient", "with_gradient", "with_gradients"]

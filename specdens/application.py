@@ -24,7 +24,8 @@ from specdens.arrays.libraries import (
     to_host,
     working_dtype,
 )
-from specdens.estimation import ESCAPED, SINGULAR, finite_pair
+from specdens.estimation.estimate import ESCAPED, SINGULAR, finite_pair
+from specdens.estimation.sampling import BLOCK_BYTES, WIDEST, bounds_for
 from specdens.exact.factorizations import UNIT, dense_of
 from specdens.matrix_function import (
     Applied,
@@ -48,7 +49,6 @@ from specdens.recurrences.chebyshev_moments import EscapeError, chebyshev_vector
 from specdens.recurrences.chebyshev_series import expand
 from specdens.recurrences.quadrature import noise_of
 from specdens.results import UNBOUNDED, AccuracyWarning, SpectralBounds
-from specdens.sampling import BLOCK_BYTES, WIDEST, bounds_for
 from specdens.scalar_functions import ScalarFunction, require_domain, scalar_function
 
 __all__ = [

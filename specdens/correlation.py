@@ -16,7 +16,8 @@ import numpy as np
 
 from specdens.arrays.libraries import Array, column_dots, is_complex, namespace, to_host
 from specdens.arrays.probes import Probes
-from specdens.estimation import ESCAPED
+from specdens.estimation.estimate import ESCAPED
+from specdens.estimation.sampling import BLOCK_BYTES, bounds_for, probes_for, widened
 from specdens.operators.algebra import Counting
 from specdens.operators.aslinearoperator import aslinearoperator
 from specdens.operators.linear_operator import LinearOperator
@@ -24,7 +25,6 @@ from specdens.problem.prepare import checked_count, prepare, require_states
 from specdens.recurrences.chebyshev_moments import EscapeError, chebyshev_vectors, require_inside
 from specdens.recurrences.chebyshev_series import damping, to_unit
 from specdens.results import UNBOUNDED, AccuracyWarning, SpectralBounds
-from specdens.sampling import BLOCK_BYTES, bounds_for, probes_for, widened
 
 __all__ = ["DoubleMoments", "double_moments"]
 

@@ -9,7 +9,15 @@ import numpy as np
 
 from specdens.arrays.libraries import is_array
 from specdens.arrays.probes import Probes
-from specdens.estimation import ESCAPED, answered, summed
+from specdens.estimation.estimate import ESCAPED, answered, summed
+from specdens.estimation.sampling import (
+    bounds_for,
+    moments_by_chebyshev,
+    probes_for,
+    tridiagonals,
+    widened,
+)
+from specdens.estimation.truncation import Truncated
 from specdens.exact.factorizations import LARGEST_ON_CPU, UNIT, lu_fits
 from specdens.exact.pencils import Whitened, whitened
 from specdens.inertias import combined, sparse_inertia, sparse_on_host
@@ -30,8 +38,6 @@ from specdens.recurrences.quadrature import Rule as GaussRule
 from specdens.recurrences.quadrature import gauss, residuals
 from specdens.results import Estimate, SpectralBounds
 from specdens.rules import Rule, by_parts
-from specdens.sampling import bounds_for, moments_by_chebyshev, probes_for, tridiagonals, widened
-from specdens.truncation import Truncated
 from specdens.union import Union, eigenvalues, eigenvalues_are_cheap, union
 
 __all__ = ["count_by_rules", "eigencount", "spectral_bounds"]

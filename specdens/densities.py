@@ -13,6 +13,16 @@ import numpy as np
 
 from specdens.arrays.libraries import Array, adjoint, is_array, namespace, to_host
 from specdens.arrays.probes import Probes, make_probes
+from specdens.estimation.sampling import (
+    Moments,
+    bounds_for,
+    known_traces,
+    moments_by_chebyshev,
+    moments_by_lanczos,
+    probes_for,
+    widened,
+    with_known_moments,
+)
 from specdens.exact.factorizations import dense_of
 from specdens.exact.pencils import whitened
 from specdens.operators.algebra import Counting, finite_real
@@ -27,16 +37,6 @@ from specdens.problem.prepare import (
 from specdens.recurrences.chebyshev_moments import EscapeError
 from specdens.recurrences.chebyshev_series import damping, width
 from specdens.results import AccuracyWarning, SpectralBounds
-from specdens.sampling import (
-    Moments,
-    bounds_for,
-    known_traces,
-    moments_by_chebyshev,
-    moments_by_lanczos,
-    probes_for,
-    widened,
-    with_known_moments,
-)
 from specdens.spectral_density import SpectralDensity
 from specdens.union import eigenvalues, eigenvalues_are_cheap, union
 

@@ -11,7 +11,9 @@ import numpy as np
 from specdens._histories import is_followed, is_on
 from specdens.arrays.libraries import is_array, is_complex, namespace
 from specdens.arrays.probes import Probes, key_of
-from specdens.estimation import ILL_CONDITIONED, SINGULAR, advice
+from specdens.estimation.estimate import ILL_CONDITIONED, SINGULAR, advice
+from specdens.estimation.goal import Goal, goal_of
+from specdens.estimation.sampling import probes_for
 from specdens.exact.factorizations import (
     Factored,
     dense_is_small,
@@ -30,7 +32,6 @@ from specdens.nonsymmetric import log_of_singular_values
 from specdens.operators.aslinearoperator import aslinearoperator
 from specdens.operators.dense import DenseOperator
 from specdens.operators.explicit import ExplicitOperator
-from specdens.planning import Goal, goal_of
 from specdens.problem.prepare import (
     Problem,
     plain_number,
@@ -41,7 +42,6 @@ from specdens.problem.stacks import Answers, over_stack, prepared, stack_of
 from specdens.recurrences.lanczos import NotHermitianError
 from specdens.results import UNBOUNDED, Estimate, warn_of_doubt
 from specdens.rules import determinant_by_parts
-from specdens.sampling import probes_for
 from specdens.scalar_functions import LOG_ABS
 
 __all__ = ["is_cheap", "logdet", "slogdet"]

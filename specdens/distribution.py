@@ -6,11 +6,11 @@ import math
 
 from specdens.counting import count_by_rules
 from specdens.densities import MARGIN
-from specdens.estimation import summed
+from specdens.estimation.estimate import summed
+from specdens.estimation.sampling import moments_of_rules
 from specdens.problem.prepare import checked_count
 from specdens.recurrences.quadrature import noise_of
 from specdens.results import Estimate
-from specdens.sampling import moments_of_rules
 from specdens.spectral_density import SpectralDensity
 from specdens.spectral_run import SpectralRun
 

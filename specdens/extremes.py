@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from specdens.estimation import SINGULAR, finite_pair
+from specdens.estimation.estimate import SINGULAR, finite_pair
 from specdens.problem.bounds import RESIDUALS, SHARE
 from specdens.recurrences.quadrature import noise_of
 from specdens.results import Estimate, SpectralBounds

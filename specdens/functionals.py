@@ -14,7 +14,7 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-from specdens.estimation import OVERFLOW
+from specdens.estimation.estimate import OVERFLOW
 from specdens.results import Estimate
 from specdens.scalar_functions import ScalarFunction
 

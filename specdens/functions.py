@@ -9,10 +9,14 @@ from typing import Any
 import numpy as np
 
 from specdens._histories import is_followed, is_on
-from specdens.adaptive import adaptive_trace
 from specdens.arrays.libraries import Array, is_array, namespace, to_host
 from specdens.arrays.probes import Probes, key_of
-from specdens.estimation import ILL_CONDITIONED, OVERFLOW, SINGULAR, advice
+from specdens.estimation.estimate import ILL_CONDITIONED, OVERFLOW, SINGULAR, advice
+from specdens.estimation.goal import Goal, goal_of
+from specdens.estimation.guarantee import guaranteed_trace
+from specdens.estimation.pilot import adaptive_trace
+from specdens.estimation.probe_mean import sampled_trace
+from specdens.estimation.sampling import probes_for
 from specdens.exact.factorizations import (
     UNIT,
     Factored,
@@ -22,10 +26,8 @@ from specdens.exact.factorizations import (
     spectrum_is_small,
 )
 from specdens.exact.pencils import whitened
-from specdens.guarantee import guaranteed_trace
 from specdens.operators.aslinearoperator import aslinearoperator
 from specdens.operators.explicit import ExplicitOperator
-from specdens.planning import Goal, goal_of
 from specdens.problem.prepare import (
     Problem,
     plain_number,
@@ -37,8 +39,6 @@ from specdens.problem.stacks import Answers, Stack, over_stack, prepared, stack_
 from specdens.recurrences.quadrature import noise_of
 from specdens.results import Estimate, warn_of_doubt
 from specdens.rules import trace_function_by_parts
-from specdens.sampled import sampled_trace
-from specdens.sampling import probes_for
 from specdens.scalar_functions import LOG, ScalarFunction, require_domain, scalar_function
 from specdens.union import eigenvalues, eigenvalues_are_cheap
 

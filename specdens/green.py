@@ -16,7 +16,8 @@ import numpy as np
 
 from specdens.application import VectorEstimate, columns_like, eigensystem, is_small
 from specdens.arrays.libraries import Array, column_dots, eps, is_array, is_complex, to_host
-from specdens.estimation import ESCAPED, finite_pair
+from specdens.estimation.estimate import ESCAPED, finite_pair
+from specdens.estimation.sampling import bounds_for, widened
 from specdens.exact.factorizations import UNIT
 from specdens.operators.algebra import Counting
 from specdens.operators.linear_operator import LinearOperator
@@ -40,7 +41,6 @@ from specdens.problem.prepare import (
 from specdens.recurrences.chebyshev_moments import EscapeError
 from specdens.recurrences.chebyshev_series import KERNELS, damping
 from specdens.results import UNBOUNDED, AccuracyWarning, SpectralBounds
-from specdens.sampling import bounds_for, widened
 
 __all__ = ["greens_function"]
 

@@ -12,7 +12,9 @@ from specdens.application import columns_like
 from specdens.arrays.libraries import Array, column_dots, eps, is_complex, to_host
 from specdens.arrays.probes import Probes
 from specdens.determinants import is_cheap
-from specdens.estimation import CONTRADICTED, summed
+from specdens.estimation.estimate import CONTRADICTED, summed
+from specdens.estimation.sampling import by_blocks, known_traces, probes_for
+from specdens.estimation.truncation import integrate_factors
 from specdens.exact.factorizations import NOISE, UNIT, dense_of, slogdet
 from specdens.operators.algebra import Counting
 from specdens.operators.explicit import ExplicitOperator
@@ -26,9 +28,7 @@ from specdens.problem.prepare import (
 from specdens.quadratic_forms import as_values, described, judged, warn_of_worst
 from specdens.recurrences.lanczos import Tridiagonal, tridiagonalize
 from specdens.results import Estimate
-from specdens.sampling import by_blocks, known_traces, probes_for
 from specdens.scalar_functions import LOG, NAMED
-from specdens.truncation import integrate_factors
 
 __all__ = ["inv_quad_logdet"]
 

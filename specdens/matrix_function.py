@@ -15,7 +15,7 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from specdens.arrays.libraries import Array, column_dots, device, eps, is_complex, namespace
-from specdens.estimation import ESCAPED, ILL_CONDITIONED, SINGULAR
+from specdens.estimation.estimate import ESCAPED, ILL_CONDITIONED, SINGULAR
 from specdens.operators.linear_operator import LinearOperator
 from specdens.recurrences.lanczos import EXACT_UP_TO, Tridiagonal, assembled, lanczos_steps
 from specdens.recurrences.quadrature import noise_of

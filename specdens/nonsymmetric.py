@@ -8,14 +8,17 @@ from functools import partial
 
 import numpy as np
 
-from specdens.adaptive import BIAS_SHARE, judged, probes_wanted, require_lanczos
 from specdens.arrays.libraries import magnitude, power_of_two, to_host
 from specdens.arrays.probes import Probes, gaussian
-from specdens.control import controlled, residual_spread
-from specdens.estimation import CONTRADICTED, ESCAPED, SINGULAR, summed
+from specdens.estimation.control_variates import controlled, residual_spread
+from specdens.estimation.estimate import CONTRADICTED, ESCAPED, SINGULAR, summed
+from specdens.estimation.goal import INTERVAL, LEAST_PROBES, Goal
+from specdens.estimation.pilot import BIAS_SHARE, judged, probes_wanted, require_lanczos
+from specdens.estimation.probe_mean import sampled_trace
+from specdens.estimation.sampling import bidiagonals, by_blocks
+from specdens.estimation.truncation import foreseen_bias, integrate_factors
 from specdens.operators.algebra import Counting, Gram, Scaled
 from specdens.operators.explicit import ExplicitOperator
-from specdens.planning import INTERVAL, LEAST_PROBES, Goal
 from specdens.problem.prepare import Problem
 from specdens.recurrences.lanczos import (
     Bidiagonal,
@@ -25,10 +28,7 @@ from specdens.recurrences.lanczos import (
 )
 from specdens.recurrences.quadrature import Rule, gauss
 from specdens.results import UNBOUNDED, Estimate
-from specdens.sampled import sampled_trace
-from specdens.sampling import bidiagonals, by_blocks
 from specdens.scalar_functions import LOG
-from specdens.truncation import foreseen_bias, integrate_factors
 
 __all__ = ["log_of_singular_values"]
 

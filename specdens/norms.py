@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from specdens.estimation import answered
+from specdens.estimation.estimate import answered
 from specdens.operators.linear_operator import LinearOperator
 from specdens.problem.prepare import (
     checked_count,

@@ -7,7 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from specdens.estimation import answered, summed
+from specdens.estimation.estimate import answered, summed
+from specdens.estimation.sampling import bidiagonals, probes_for
+from specdens.estimation.truncation import integrate_factors
 from specdens.exact.factorizations import dense_of
 from specdens.operators.algebra import Adjoint, Counting, finite_real
 from specdens.operators.explicit import ExplicitOperator
@@ -15,9 +17,7 @@ from specdens.operators.linear_operator import LinearOperator
 from specdens.problem.prepare import checked_count, finite_operator, require_method
 from specdens.recurrences.quadrature import gauss
 from specdens.results import UNBOUNDED, Estimate
-from specdens.sampling import bidiagonals, probes_for
 from specdens.scalar_functions import ScalarFunction
-from specdens.truncation import integrate_factors
 from specdens.union import singular_values
 
 __all__ = ["logpdet"]

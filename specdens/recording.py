@@ -10,13 +10,13 @@ import numpy as np
 
 from specdens.arrays.libraries import is_array, to_host
 from specdens.arrays.probes import Probes
+from specdens.estimation.sampling import by_blocks, known_traces, probes_for
 from specdens.exact.factorizations import dense_of
 from specdens.operators.algebra import Adjoint, Counting
 from specdens.operators.linear_operator import LinearOperator
 from specdens.problem.prepare import Problem, checked_count
 from specdens.recurrences.lanczos import bidiagonalize, tridiagonalize
 from specdens.results import UNBOUNDED
-from specdens.sampling import by_blocks, known_traces, probes_for
 from specdens.spectral_run import SpectralRun
 from specdens.union import eigenvalues, eigenvalues_are_cheap, singular_values, union
 

@@ -15,7 +15,7 @@ import numpy as np
 
 from specdens.arrays.libraries import adjoint, is_complex, to_host
 from specdens.arrays.probes import key_of, key_of_part
-from specdens.estimation import SINGULAR
+from specdens.estimation.estimate import SINGULAR
 from specdens.exact.factorizations import UNIT, parity, spectrum_is_small
 from specdens.exact.factorizations import slogdet as dense_slogdet
 from specdens.operators.algebra import Scaled, Shifted, Sum

@@ -10,13 +10,13 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from specdens.arrays.probes import Probes
-from specdens.estimation import SINGULAR, summed
+from specdens.estimation.estimate import SINGULAR, summed
+from specdens.estimation.probe_mean import integrated
 from specdens.functions import trace_of_eigenvalues
 from specdens.operators.algebra import finite_real, shifted_traces
 from specdens.recurrences.lanczos import Bidiagonal, Tridiagonal
 from specdens.recurrences.quadrature import Rule, gauss, noise_of, residuals
 from specdens.results import Estimate, SpectralBounds
-from specdens.sampled import integrated
 from specdens.scalar_functions import LOG, LOG_ABS, ScalarFunction, require_domain
 
 __all__ = ["SpectralRun"]

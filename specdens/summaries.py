@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from specdens.estimation import advice, answered
+from specdens.estimation.estimate import advice, answered
 from specdens.problem.prepare import (
     Problem,
     checked_count,

@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
-from specdens.estimation import MISSED
+from specdens.estimation.estimate import MISSED
 from specdens.results import Estimate, two_sided_quantile
 
 __all__ = ["Tolerance", "doublings", "until_agreed"]

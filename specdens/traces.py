@@ -20,7 +20,8 @@ from specdens.arrays.libraries import (
 )
 from specdens.arrays.probes import DEFAULT_COUNT, Probes, key_of, require_distribution
 from specdens.effort import require_plain, vectors_for
-from specdens.estimation import MISSED
+from specdens.estimation.estimate import MISSED
+from specdens.estimation.sampling import by_blocks, probes_for, standard_error
 from specdens.hutch_plus_plus import adaptive_hutch_plus_plus, hutch_plus_plus
 from specdens.leave_one_out import xnystrace, xtrace, xtrace_or_probes
 from specdens.operators.explicit import ExplicitOperator
@@ -35,7 +36,6 @@ from specdens.problem.prepare import (
 from specdens.problem.stacks import Answers, over_stack, prepared, stack_of
 from specdens.results import Estimate, warn_of_doubt
 from specdens.rules import trace_by_parts
-from specdens.sampling import by_blocks, probes_for, standard_error
 from specdens.tolerance import Tolerance, doublings, until_agreed
 
 __all__ = ["TRACE_METHODS", "trace"]

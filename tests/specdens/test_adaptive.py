@@ -10,7 +10,7 @@ import pytest
 from scipy import stats
 
 from specdens import AccuracyWarning, aslinearoperator, logdet, slogdet, trace_function
-from specdens.planning import forecast, goal_of, tridiagonal_of
+from specdens.estimation.goal import forecast, goal_of, tridiagonal_of
 from specdens.recurrences.quadrature import Rule, gauss
 from specdens.scalar_functions import LOG
 from specdens.testing import laplacian, laplacian_eigenvalues, rotated, with_spectrum

@@ -21,7 +21,7 @@ from specdens import (
     trace,
     trace_function,
 )
-from specdens.control import controlled, controlled_table, known_chebyshev
+from specdens.estimation.control_variates import controlled, controlled_table, known_chebyshev
 from specdens.recurrences.quadrature import Rule
 from specdens.testing import laplacian, laplacian_eigenvalues, rotated, with_spectrum
 

@@ -8,12 +8,12 @@ from hypothesis import strategies as st
 from specdens import aslinearoperator, density, logdet, trace_function
 from specdens.arrays.libraries import cholesky_diagonal
 from specdens.arrays.probes import make_probes
+from specdens.estimation.sampling import block_ranges
 from specdens.operators import dense
 from specdens.operators.algebra import Counting, Scaled, Shifted
 from specdens.problem.prepare import tolerance
 from specdens.recurrences.chebyshev_moments import chebyshev_moments
 from specdens.recurrences.lanczos import tridiagonalize
-from specdens.sampling import block_ranges
 from specdens.testing import with_spectrum
 
 numba = pytest.importorskip("numba")

@@ -50,7 +50,7 @@ class TestTwins:
     @pytest.mark.parametrize("dtype", DTYPES)
     @pytest.mark.parametrize("distribution", ["signs", "sphere", "orthogonal"])
     def test_hutchinson(self, dtype, distribution):
-        from specdens.sampling import probes_for
+        from specdens.estimation.sampling import probes_for
 
         a = square(N, dtype)
         options = {"distribution": distribution, "rng": 3, "probes": 40}

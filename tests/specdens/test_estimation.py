@@ -5,8 +5,8 @@ import pytest
 
 from specdens.arrays.libraries import default_namespace
 from specdens.arrays.probes import make_probes
-from specdens.estimation import summed
-from specdens.truncation import Truncated
+from specdens.estimation.estimate import summed
+from specdens.estimation.truncation import Truncated
 
 N = 128  # a power of two: multiplying by it rounds nothing
 SCATTERED = np.array([1.0, 1.5, 0.75, 1.25])

@@ -17,13 +17,13 @@ from hypothesis import strategies as st
 from specdens import aslinearoperator, density
 from specdens.arrays import probes as _probes
 from specdens.arrays.probes import make_probes, signs
+from specdens.estimation.sampling import block_ranges, moments_by_chebyshev
 from specdens.kernels import compiled as _kernels
 from specdens.operators import sparse
 from specdens.operators.algebra import Counting, Scaled, Shifted
 from specdens.recurrences.chebyshev_moments import EscapeError, chebyshev_moments
 from specdens.recurrences.lanczos import tridiagonalize
 from specdens.results import SpectralBounds
-from specdens.sampling import block_ranges, moments_by_chebyshev
 from specdens.testing import laplacian
 
 numba = pytest.importorskip("numba")

@@ -257,7 +257,7 @@ def test_results_do_not_depend_on_the_width_of_blocks(method, n, seed, moments, 
                "bounds": (0.3, 3.0)}  # fmt: skip
     whole = logdet(a, **options)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("specdens.sampling.WIDEST", width)
+        patch.setattr("specdens.estimation.sampling.WIDEST", width)
         close(logdet(a, **options), whole, n)
 
 

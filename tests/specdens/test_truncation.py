@@ -9,14 +9,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from specdens import AccuracyWarning, aslinearoperator, logdet
-from specdens.planning import tridiagonal_of
+from specdens.estimation.goal import tridiagonal_of
+from specdens.estimation.truncation import foreseen_bias, integrate_factors
 from specdens.recurrences.chebyshev_series import nodes
 from specdens.recurrences.lanczos import Tridiagonal, tridiagonalize
 from specdens.recurrences.quadrature import Rule, averaged, gauss, radau
 from specdens.results import UNBOUNDED, SpectralBounds
 from specdens.scalar_functions import LOG, scalar_function
 from specdens.testing import rotated
-from specdens.truncation import foreseen_bias, integrate_factors
 
 UNIT = np.finfo(float).eps
 

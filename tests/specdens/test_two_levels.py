@@ -8,14 +8,20 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from specdens import aslinearoperator, logdet, two_levels
+from specdens import aslinearoperator, logdet
+from specdens.estimation import multilevel as two_levels
+from specdens.estimation.multilevel import divided
+from specdens.estimation.truncation import (
+    changes,
+    correction_scale,
+    correction_scatter,
+    integrate_factors,
+)
 from specdens.recurrences.lanczos import tridiagonalize
 from specdens.recurrences.quadrature import gauss
 from specdens.results import UNBOUNDED
 from specdens.scalar_functions import LOG, scalar_function
 from specdens.testing import rotated
-from specdens.truncation import changes, correction_scale, correction_scatter, integrate_factors
-from specdens.two_levels import divided
 
 N = 4000
 DECAY = np.geomspace(1e-3, 1, N)

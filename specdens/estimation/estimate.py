@@ -8,11 +8,11 @@ from typing import Any
 import numpy as np
 
 from specdens.arrays.probes import Probes
+from specdens.estimation.sampling import standard_error
+from specdens.estimation.truncation import Truncated, correction_scale
 from specdens.operators.linear_operator import LinearOperator
 from specdens.problem.prepare import as_result
 from specdens.results import Estimate, SpectralBounds, warn_of_doubt
-from specdens.sampling import standard_error
-from specdens.truncation import Truncated, correction_scale
 
 __all__ = [
     "COARSE",

@@ -11,7 +11,7 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from specdens.arrays.probes import Probes
-from specdens.estimation import (
+from specdens.estimation.estimate import (
     COARSE,
     CONTRADICTED,
     ESCAPED,
@@ -21,21 +21,21 @@ from specdens.estimation import (
     finite_pair,
     summed,
 )
-from specdens.operators.algebra import Counting
-from specdens.problem.prepare import Problem
-from specdens.recurrences.chebyshev_moments import EscapeError
-from specdens.recurrences.lanczos import Bidiagonal, Tridiagonal
-from specdens.recurrences.quadrature import gauss, noise_of
-from specdens.results import UNBOUNDED, Estimate, SpectralBounds
-from specdens.sampling import (
+from specdens.estimation.sampling import (
     bounds_for,
     known_traces,
     moments_by_chebyshev,
     tridiagonals,
     with_known_moments,
 )
+from specdens.estimation.truncation import Truncated, integrate_factors, integrate_moments
+from specdens.operators.algebra import Counting
+from specdens.problem.prepare import Problem
+from specdens.recurrences.chebyshev_moments import EscapeError
+from specdens.recurrences.lanczos import Bidiagonal, Tridiagonal
+from specdens.recurrences.quadrature import gauss, noise_of
+from specdens.results import UNBOUNDED, Estimate, SpectralBounds
 from specdens.scalar_functions import INV, LOG, LOG_ABS, ScalarFunction, require_domain
-from specdens.truncation import Truncated, integrate_factors, integrate_moments
 
 __all__ = ["Integrated", "integrated", "sampled_trace"]
 

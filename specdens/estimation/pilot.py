@@ -16,23 +16,23 @@ import numpy as np
 
 from specdens.arrays.libraries import Array, column_dots
 from specdens.arrays.probes import Probes
-from specdens.control import residual_spread
-from specdens.estimation import MISSED, summed
+from specdens.estimation.control_variates import residual_spread
+from specdens.estimation.deflation_gain import Run, deflation_pays
+from specdens.estimation.estimate import MISSED, summed
+from specdens.estimation.goal import INTERVAL, LEAST_PROBES, Goal
+from specdens.estimation.multilevel import Division, divided
+from specdens.estimation.probe_mean import integrated, sampled_trace
+from specdens.estimation.sampling import by_blocks
+from specdens.estimation.truncation import foreseen_bias
 from specdens.operators.algebra import Counting
 from specdens.operators.linear_operator import LinearOperator
-from specdens.planning import INTERVAL, LEAST_PROBES, Goal
 from specdens.problem.prepare import Problem
-from specdens.prospects import Run, deflation_pays
 from specdens.recurrences.deflation import Captured, Preconditioned, captured_part
 from specdens.recurrences.krylov_basis import KrylovBasis
 from specdens.recurrences.lanczos import Tridiagonal, assembled, coefficients, tridiagonalize
 from specdens.recurrences.quadrature import Rule, gauss, noise_of
 from specdens.results import UNBOUNDED, Estimate, SpectralBounds
-from specdens.sampled import integrated, sampled_trace
-from specdens.sampling import by_blocks
 from specdens.scalar_functions import LOG, LOG_ABS, ScalarFunction
-from specdens.truncation import foreseen_bias
-from specdens.two_levels import Division, divided
 
 __all__ = ["adaptive_trace", "judged", "probes_wanted", "require_lanczos"]
 

@@ -12,11 +12,11 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-from specdens.planning import runs_for
+from specdens.estimation.goal import runs_for
+from specdens.estimation.truncation import changes, correction_scale, correction_scatter
 from specdens.recurrences.lanczos import Tridiagonal
 from specdens.results import SpectralBounds
 from specdens.scalar_functions import ScalarFunction
-from specdens.truncation import changes, correction_scale, correction_scatter
 
 __all__ = ["Division", "divided"]
 

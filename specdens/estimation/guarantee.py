@@ -13,11 +13,11 @@ from dataclasses import replace
 import numpy as np
 
 from specdens.arrays.probes import Probes
-from specdens.planning import Goal
+from specdens.estimation.goal import Goal
+from specdens.estimation.probe_mean import sampled_trace
 from specdens.problem.prepare import Problem
 from specdens.recurrences.chebyshev_series import expand, log_series
 from specdens.results import Estimate, SpectralBounds
-from specdens.sampled import sampled_trace
 from specdens.scalar_functions import LOG, LOG_ABS, ScalarFunction
 
 __all__ = ["guaranteed_trace"]

@@ -9,8 +9,8 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from specdens.arrays.probes import Probes
+from specdens.estimation.goal import INTERVAL, Forecast, Goal, forecast
 from specdens.operators.algebra import Counting
-from specdens.planning import INTERVAL, Forecast, Goal, forecast
 from specdens.recurrences.deflation import TOLERANCE, remaining_weights, typical_value
 from specdens.recurrences.krylov_basis import KrylovBasis, RitzPairs
 from specdens.recurrences.quadrature import Rule

@@ -23,7 +23,12 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-from specdens.control import Controlled, controlled, explained_spread, residual_spread
+from specdens.estimation.control_variates import (
+    Controlled,
+    controlled,
+    explained_spread,
+    residual_spread,
+)
 from specdens.recurrences.chebyshev_series import Series, expand, log_abs_series, log_series
 from specdens.recurrences.lanczos import Bidiagonal, Tridiagonal
 from specdens.recurrences.quadrature import Rule, averaged, gauss, radau

@@ -13,7 +13,7 @@ import numpy as np
 
 from specdens.arrays.libraries import Array
 from specdens.arrays.probes import Probes, make_probes
-from specdens.control import controlled_table, known_chebyshev
+from specdens.estimation.control_variates import controlled_table, known_chebyshev
 from specdens.kernels.compiled import padded_width
 from specdens.operators.linear_operator import LinearOperator
 from specdens.problem.bounds import estimated_bounds

@@ -13,7 +13,7 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-from specdens.control import residual_spread
+from specdens.estimation.control_variates import residual_spread
 from specdens.problem.prepare import checked_count
 from specdens.recurrences.lanczos import Tridiagonal
 from specdens.recurrences.quadrature import Rule, gauss
