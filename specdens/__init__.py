@@ -39,7 +39,12 @@ if TYPE_CHECKING:
     from specdens.results import AccuracyWarning, Estimate, SpectralBounds
     from specdens.spectra import Spectrum, spectrum
     from specdens.spectral_density import SpectralDensity
-    from specdens.structure import BlockDiagonal, DiagonalPlusLowRank, Kronecker, Permuted
+    from specdens.structured.operators import (
+        BlockDiagonal,
+        DiagonalPlusLowRank,
+        Kronecker,
+        Permuted,
+    )
     from specdens.summaries import entropy, estrada_index, heat_trace, renyi_entropy
     from specdens.traces import trace
 
@@ -144,10 +149,10 @@ _HOME = {
     "Spectrum": "spectra",
     "spectrum": "spectra",
     "SpectralDensity": "spectral_density",
-    "BlockDiagonal": "structure",
-    "DiagonalPlusLowRank": "structure",
-    "Kronecker": "structure",
-    "Permuted": "structure",
+    "BlockDiagonal": "structured.operators",
+    "DiagonalPlusLowRank": "structured.operators",
+    "Kronecker": "structured.operators",
+    "Permuted": "structured.operators",
     "entropy": "summaries",
     "estrada_index": "summaries",
     "heat_trace": "summaries",

@@ -37,8 +37,8 @@ from specdens.recurrences.lanczos import Bidiagonal, Tridiagonal
 from specdens.recurrences.quadrature import Rule as GaussRule
 from specdens.recurrences.quadrature import gauss, residuals
 from specdens.results import Estimate, SpectralBounds
-from specdens.rules import Rule, by_parts
-from specdens.union import Union, eigenvalues, eigenvalues_are_cheap, union
+from specdens.structured.exact_rules import Rule, by_parts
+from specdens.structured.spectrum_union import Union, eigenvalues, eigenvalues_are_cheap, union
 
 __all__ = ["count_by_rules", "eigencount", "spectral_bounds"]
 

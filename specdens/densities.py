@@ -38,7 +38,7 @@ from specdens.recurrences.chebyshev_moments import EscapeError
 from specdens.recurrences.chebyshev_series import damping, width
 from specdens.results import AccuracyWarning, SpectralBounds
 from specdens.spectral_density import SpectralDensity
-from specdens.union import eigenvalues, eigenvalues_are_cheap, union
+from specdens.structured.spectrum_union import eigenvalues, eigenvalues_are_cheap, union
 
 __all__ = ["density", "local_density"]
 

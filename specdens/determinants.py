@@ -41,8 +41,8 @@ from specdens.problem.prepare import (
 from specdens.problem.stacks import Answers, over_stack, prepared, stack_of
 from specdens.recurrences.lanczos import NotHermitianError
 from specdens.results import UNBOUNDED, Estimate, warn_of_doubt
-from specdens.rules import determinant_by_parts
 from specdens.scalar_functions import LOG_ABS
+from specdens.structured.exact_rules import determinant_by_parts
 
 __all__ = ["is_cheap", "logdet", "slogdet"]
 

@@ -38,9 +38,9 @@ from specdens.problem.prepare import (
 from specdens.problem.stacks import Answers, Stack, over_stack, prepared, stack_of
 from specdens.recurrences.quadrature import noise_of
 from specdens.results import Estimate, warn_of_doubt
-from specdens.rules import trace_function_by_parts
 from specdens.scalar_functions import LOG, ScalarFunction, require_domain, scalar_function
-from specdens.union import eigenvalues, eigenvalues_are_cheap
+from specdens.structured.exact_rules import trace_function_by_parts
+from specdens.structured.spectrum_union import eigenvalues, eigenvalues_are_cheap
 
 __all__ = ["estimated_trace", "trace_function", "trace_of_eigenvalues"]
 

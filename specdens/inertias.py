@@ -27,8 +27,8 @@ from specdens.operators.explicit import ExplicitOperator
 from specdens.operators.linear_operator import LinearOperator
 from specdens.problem.prepare import Problem, prepare, require_hermitian
 from specdens.recurrences.quadrature import noise_of
-from specdens.structure import DiagonalPlusLowRank, Kronecker
-from specdens.union import eigenvalues, eigenvalues_are_cheap, union
+from specdens.structured.operators import DiagonalPlusLowRank, Kronecker
+from specdens.structured.spectrum_union import eigenvalues, eigenvalues_are_cheap, union
 
 __all__ = ["Inertia", "combined", "inertia", "sparse_inertia", "sparse_on_host"]
 

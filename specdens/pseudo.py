@@ -18,7 +18,7 @@ from specdens.problem.prepare import checked_count, finite_operator, require_met
 from specdens.recurrences.quadrature import gauss
 from specdens.results import UNBOUNDED, Estimate
 from specdens.scalar_functions import ScalarFunction
-from specdens.union import singular_values
+from specdens.structured.spectrum_union import singular_values
 
 __all__ = ["logpdet"]
 

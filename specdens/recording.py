@@ -18,7 +18,12 @@ from specdens.problem.prepare import Problem, checked_count
 from specdens.recurrences.lanczos import bidiagonalize, tridiagonalize
 from specdens.results import UNBOUNDED
 from specdens.spectral_run import SpectralRun
-from specdens.union import eigenvalues, eigenvalues_are_cheap, singular_values, union
+from specdens.structured.spectrum_union import (
+    eigenvalues,
+    eigenvalues_are_cheap,
+    singular_values,
+    union,
+)
 
 __all__ = ["EXACT_OR_LANCZOS", "extended", "record", "record_singular"]
 

@@ -35,7 +35,7 @@ from specdens.problem.prepare import (
 )
 from specdens.problem.stacks import Answers, over_stack, prepared, stack_of
 from specdens.results import Estimate, warn_of_doubt
-from specdens.rules import trace_by_parts
+from specdens.structured.exact_rules import trace_by_parts
 from specdens.tolerance import Tolerance, doublings, until_agreed
 
 __all__ = ["TRACE_METHODS", "trace"]

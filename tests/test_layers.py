@@ -8,21 +8,22 @@ import pytest
 ROOT = Path(__file__).parents[1]
 
 SPECDENS = """
-    estimation.__init__ exact.__init__ problem.__init__ recurrences.__init__ operators.__init__
-    arrays.__init__ kernels.__init__ kernels.cpu.__init__ kernels.gpu.__init__
-    kernels.cpu.step_frame kernels.cpu.llvm_vectors kernels.cpu.vector_update kernels.cpu.update
-    kernels.cpu.csr_rows kernels.cpu.csr_step kernels.cpu.csr_statistics
-    kernels.cpu.csr_power_traces kernels.cpu.random_signs kernels.cpu.gram_logdet
-    kernels.cpu.gram_product kernels.cpu.threads kernels.cpu.dense_step
+    structured.__init__ estimation.__init__ exact.__init__ problem.__init__ recurrences.__init__
+    operators.__init__ arrays.__init__ kernels.__init__ kernels.cpu.__init__
+    kernels.gpu.__init__ kernels.cpu.step_frame kernels.cpu.llvm_vectors
+    kernels.cpu.vector_update kernels.cpu.update kernels.cpu.csr_rows kernels.cpu.csr_step
+    kernels.cpu.csr_statistics kernels.cpu.csr_power_traces kernels.cpu.random_signs
+    kernels.cpu.gram_logdet kernels.cpu.gram_product kernels.cpu.threads kernels.cpu.dense_step
     kernels.cpu.dense_statistics kernels.cpu.row_tiles kernels.cpu.lattice_step
     kernels.gpu.triton_csr kernels.compiled kernels.gpu.cuda_graph kernels.gpu.csr_step
     arrays.libraries arrays.probes recurrences.chebyshev_series results
     operators.linear_operator operators.explicit operators.dense operators.sparse
     operators.sliced operators.diagonals operators.aslinearoperator operators.algebra
     operators.stencil recurrences.step recurrences.lanczos recurrences.quadrature
-    recurrences.chebyshev_moments problem.bounds exact.factorizations problem.prepare gram_zeros
-    structure union inertias exact.pencils estimation.control_variates estimation.sampling
-    scalar_functions estimation.truncation estimation.estimate rules estimation.probe_mean
+    recurrences.chebyshev_moments problem.bounds exact.factorizations problem.prepare
+    structured.gram_nullspace structured.operators structured.spectrum_union inertias
+    exact.pencils estimation.control_variates estimation.sampling scalar_functions
+    estimation.truncation estimation.estimate structured.exact_rules estimation.probe_mean
     estimation.goal recurrences.krylov_basis recurrences.deflation estimation.deflation_gain
     estimation.multilevel estimation.pilot estimation.guarantee matrix_function _histories
     _autograd problem.stacks functions nonsymmetric determinants pseudo sketch tolerance effort

@@ -31,7 +31,7 @@ from specdens import (
 )
 from specdens.arrays.libraries import device, namespace, to_host
 from specdens.arrays.probes import key_of_part, signs
-from specdens.gram_zeros import without_zeros
+from specdens.structured.gram_nullspace import without_zeros
 from specdens.testing import with_spectrum
 
 RNG = np.random.default_rng(0)

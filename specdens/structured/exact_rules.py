@@ -26,8 +26,8 @@ from specdens.problem.prepare import Problem, prepare
 from specdens.recurrences.quadrature import noise_of
 from specdens.results import Estimate
 from specdens.scalar_functions import LOG, ScalarFunction
-from specdens.structure import BlockDiagonal, DiagonalPlusLowRank, Kronecker, Permuted
-from specdens.union import eigenvalues, eigenvalues_are_cheap, union
+from specdens.structured.operators import BlockDiagonal, DiagonalPlusLowRank, Kronecker, Permuted
+from specdens.structured.spectrum_union import eigenvalues, eigenvalues_are_cheap, union
 
 __all__ = [
     "Rule",

@@ -1,7 +1,7 @@
 """Matrices made of smaller ones: Kronecker products, blocks, low-rank updates, permutations.
 
 What is known of the parts is known of the whole: products, symmetry, bounds of the spectrum; and
-the determinant, the trace and the eigenvalues follow by exact rules (`specdens.rules`).
+the determinant, the trace and the eigenvalues follow by exact rules (`exact_rules`).
 """
 
 from __future__ import annotations

@@ -1,0 +1,4 @@
+"""Matrices made of smaller ones, and the exact rules for them.
+
+Kronecker products, blocks, low-rank updates, permutations. A single matrix belongs to `operators`.
+"""
