@@ -12,15 +12,12 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from specdens.application import VectorEstimate, apply_function
-    from specdens.correlation import DoubleMoments, double_moments
     from specdens.counting import eigencount, spectral_bounds
     from specdens.densities import density, local_density
     from specdens.determinants import logdet, slogdet
     from specdens.diagonal_estimators import DiagonalEstimate
     from specdens.diagonals import diagonal, diagonal_function
     from specdens.functions import trace_function
-    from specdens.green import greens_function
     from specdens.inertias import Inertia, inertia
     from specdens.likelihood import inv_quad_logdet
     from specdens.norms import (
@@ -35,7 +32,6 @@ if TYPE_CHECKING:
     from specdens.operators.diagonals import Diagonals
     from specdens.operators.stencil import Stencil
     from specdens.pseudo import logpdet
-    from specdens.quadratic_forms import quadratic_form
     from specdens.results import AccuracyWarning, Estimate, SpectralBounds
     from specdens.spectra import Spectrum, spectrum
     from specdens.spectral_density import SpectralDensity
@@ -47,6 +43,10 @@ if TYPE_CHECKING:
     )
     from specdens.summaries import entropy, estrada_index, heat_trace, renyi_entropy
     from specdens.traces import trace
+    from specdens.vectors.apply_function import VectorEstimate, apply_function
+    from specdens.vectors.double_moments import DoubleMoments, double_moments
+    from specdens.vectors.greens_function import greens_function
+    from specdens.vectors.quadratic_form import quadratic_form
 
 __all__ = [
     # Determinants
@@ -112,11 +112,11 @@ __version__ = "0.1.0"
 
 _HOME = {
     "aslinearoperator": "operators.aslinearoperator",
-    "VectorEstimate": "application",
-    "apply_function": "application",
+    "VectorEstimate": "vectors.apply_function",
+    "apply_function": "vectors.apply_function",
     "Diagonals": "operators.diagonals",
-    "DoubleMoments": "correlation",
-    "double_moments": "correlation",
+    "DoubleMoments": "vectors.double_moments",
+    "double_moments": "vectors.double_moments",
     "eigencount": "counting",
     "spectral_bounds": "counting",
     "density": "densities",
@@ -127,7 +127,7 @@ _HOME = {
     "diagonal": "diagonals",
     "diagonal_function": "diagonals",
     "trace_function": "functions",
-    "greens_function": "green",
+    "greens_function": "vectors.greens_function",
     "Inertia": "inertias",
     "inertia": "inertias",
     "Stencil": "operators.stencil",
@@ -142,7 +142,7 @@ _HOME = {
     "Shifted": "operators.algebra",
     "Sum": "operators.algebra",
     "logpdet": "pseudo",
-    "quadratic_form": "quadratic_forms",
+    "quadratic_form": "vectors.quadratic_form",
     "AccuracyWarning": "results",
     "Estimate": "results",
     "SpectralBounds": "results",

@@ -38,7 +38,6 @@ from specdens.arrays.probes import DEFAULT_COUNT, Probes, gaussian
 from specdens.estimation.goal import LEAST_PROBES, Goal
 from specdens.estimation.sampling import block_ranges, probes_for
 from specdens.exact.factorizations import dense_of
-from specdens.matrix_function import function_times
 from specdens.operators.algebra import Gram
 from specdens.operators.aslinearoperator import ForeignOperator
 from specdens.operators.linear_operator import LinearOperator
@@ -48,6 +47,7 @@ from specdens.recurrences.lanczos import tridiagonalize
 from specdens.recurrences.quadrature import gauss
 from specdens.results import AccuracyWarning, Estimate
 from specdens.scalar_functions import LOG, LOG_ABS, ScalarFunction
+from specdens.vectors.krylov_function import function_times
 
 __all__ = ["refusing_gradient", "with_gradient", "with_gradients"]
 

@@ -19,7 +19,6 @@ from specdens.diagonal_estimators import (
     squares,
 )
 from specdens.exact.factorizations import UNIT, dense_of, spectrum_is_small
-from specdens.matrix_function import function_times
 from specdens.operators.algebra import Counting
 from specdens.operators.explicit import ExplicitOperator
 from specdens.operators.linear_operator import LinearOperator
@@ -34,6 +33,7 @@ from specdens.problem.prepare import (
 from specdens.recurrences.quadrature import noise_of
 from specdens.results import AccuracyWarning
 from specdens.scalar_functions import ScalarFunction, require_domain, scalar_function
+from specdens.vectors.krylov_function import function_times
 
 __all__ = ["diagonal", "diagonal_function"]
 

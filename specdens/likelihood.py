@@ -8,7 +8,6 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-from specdens.application import columns_like
 from specdens.arrays.libraries import Array, column_dots, eps, is_complex, to_host
 from specdens.arrays.probes import Probes
 from specdens.determinants import is_cheap
@@ -25,10 +24,11 @@ from specdens.problem.prepare import (
     require_hermitian,
     require_method,
 )
-from specdens.quadratic_forms import as_values, described, judged, warn_of_worst
 from specdens.recurrences.lanczos import Tridiagonal, tridiagonalize
 from specdens.results import Estimate
 from specdens.scalar_functions import LOG, NAMED
+from specdens.vectors.apply_function import columns_like
+from specdens.vectors.quadratic_form import as_values, described, judged, warn_of_worst
 
 __all__ = ["inv_quad_logdet"]
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import scipy.sparse as sp
 
-import specdens.correlation as module
+import specdens.vectors.double_moments as module
 from specdens import AccuracyWarning, aslinearoperator, double_moments
 from specdens.recurrences.chebyshev_series import damping
 from specdens.testing import with_spectrum

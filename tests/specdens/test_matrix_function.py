@@ -5,13 +5,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-import specdens.matrix_function as engine
+import specdens.vectors.krylov_function as engine
 from specdens import aslinearoperator
 from specdens.arrays.libraries import to_host
-from specdens.matrix_function import function_times
 from specdens.results import SpectralBounds
 from specdens.scalar_functions import NAMED, scalar_function
 from specdens.testing import rotated, with_spectrum
+from specdens.vectors.krylov_function import function_times
 
 F = {
     "log": np.log,

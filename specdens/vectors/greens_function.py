@@ -14,23 +14,12 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-from specdens.application import VectorEstimate, columns_like, eigensystem, is_small
 from specdens.arrays.libraries import Array, column_dots, eps, is_array, is_complex, to_host
 from specdens.estimation.estimate import ESCAPED, finite_pair
 from specdens.estimation.sampling import bounds_for, widened
 from specdens.exact.factorizations import UNIT
 from specdens.operators.algebra import Counting
 from specdens.operators.linear_operator import LinearOperator
-from specdens.pairs import (
-    Found,
-    Pairs,
-    distance_from,
-    largest,
-    overlaps,
-    pair_moments,
-    resolvent_by_poles,
-    sum_of_poles,
-)
 from specdens.problem.prepare import (
     Problem,
     checked_count,
@@ -41,6 +30,17 @@ from specdens.problem.prepare import (
 from specdens.recurrences.chebyshev_moments import EscapeError
 from specdens.recurrences.chebyshev_series import KERNELS, damping
 from specdens.results import UNBOUNDED, AccuracyWarning, SpectralBounds
+from specdens.vectors.apply_function import VectorEstimate, columns_like, eigensystem, is_small
+from specdens.vectors.bilinear_forms import (
+    Found,
+    Pairs,
+    distance_from,
+    largest,
+    overlaps,
+    pair_moments,
+    resolvent_by_poles,
+    sum_of_poles,
+)
 
 __all__ = ["greens_function"]
 

@@ -27,14 +27,6 @@ from specdens.arrays.libraries import (
 from specdens.estimation.estimate import ESCAPED, SINGULAR, finite_pair
 from specdens.estimation.sampling import BLOCK_BYTES, WIDEST, bounds_for
 from specdens.exact.factorizations import UNIT, dense_of
-from specdens.matrix_function import (
-    Applied,
-    change_by_rounding,
-    combined,
-    infinite,
-    lanczos_times,
-    values_of,
-)
 from specdens.operators.algebra import Counting
 from specdens.operators.explicit import ExplicitOperator
 from specdens.operators.linear_operator import LinearOperator
@@ -50,6 +42,14 @@ from specdens.recurrences.chebyshev_series import expand
 from specdens.recurrences.quadrature import noise_of
 from specdens.results import UNBOUNDED, AccuracyWarning, SpectralBounds
 from specdens.scalar_functions import ScalarFunction, require_domain, scalar_function
+from specdens.vectors.krylov_function import (
+    Applied,
+    change_by_rounding,
+    combined,
+    infinite,
+    lanczos_times,
+    values_of,
+)
 
 __all__ = [
     "EXACT_ORDER",

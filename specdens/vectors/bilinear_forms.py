@@ -12,7 +12,6 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-from specdens.application import in_blocks
 from specdens.arrays.libraries import (
     Array,
     adjoint,
@@ -26,6 +25,7 @@ from specdens.operators.linear_operator import LinearOperator
 from specdens.recurrences.chebyshev_moments import EscapeError, chebyshev_vectors
 from specdens.recurrences.lanczos import Tridiagonal, assembled, lanczos_steps
 from specdens.results import UNBOUNDED, SpectralBounds
+from specdens.vectors.apply_function import in_blocks
 
 __all__ = [
     "Found",

@@ -9,13 +9,11 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-from specdens.application import columns_like, eigensystem, in_blocks, is_small, require_series
 from specdens.arrays.libraries import Array, adjoint, column_dots, eps, is_complex, to_host
 from specdens.estimation.estimate import ESCAPED, INDEFINITE, SINGULAR, advice, finite_pair
 from specdens.estimation.sampling import bounds_for
 from specdens.estimation.truncation import Truncated, integrate_factors, integrate_moments
 from specdens.exact.factorizations import UNIT
-from specdens.matrix_function import change_by_rounding
 from specdens.operators.algebra import Counting
 from specdens.problem.prepare import (
     Problem,
@@ -29,6 +27,14 @@ from specdens.recurrences.lanczos import Tridiagonal, tridiagonalize
 from specdens.recurrences.quadrature import gauss, noise_of
 from specdens.results import UNBOUNDED, Estimate, SpectralBounds, warn_of_doubt
 from specdens.scalar_functions import ScalarFunction, require_domain, scalar_function
+from specdens.vectors.apply_function import (
+    columns_like,
+    eigensystem,
+    in_blocks,
+    is_small,
+    require_series,
+)
+from specdens.vectors.krylov_function import change_by_rounding
 
 __all__ = ["as_values", "described", "judged", "quadratic_form", "warn_of_worst"]
 
