@@ -15,7 +15,6 @@ if TYPE_CHECKING:
     from specdens.counting import eigencount, spectral_bounds
     from specdens.densities import density, local_density
     from specdens.determinants import logdet, slogdet
-    from specdens.diagonal_estimators import DiagonalEstimate
     from specdens.diagonals import diagonal, diagonal_function
     from specdens.functions import trace_function
     from specdens.inertias import Inertia, inertia
@@ -33,6 +32,7 @@ if TYPE_CHECKING:
     from specdens.operators.stencil import Stencil
     from specdens.pseudo import logpdet
     from specdens.results import AccuracyWarning, Estimate, SpectralBounds
+    from specdens.sketching.xdiag import DiagonalEstimate
     from specdens.spectra import Spectrum, spectrum
     from specdens.spectral_density import SpectralDensity
     from specdens.structured.operators import (
@@ -123,7 +123,7 @@ _HOME = {
     "local_density": "densities",
     "logdet": "determinants",
     "slogdet": "determinants",
-    "DiagonalEstimate": "diagonal_estimators",
+    "DiagonalEstimate": "sketching.xdiag",
     "diagonal": "diagonals",
     "diagonal_function": "diagonals",
     "trace_function": "functions",

@@ -10,14 +10,6 @@ from typing import Any
 import numpy as np
 
 from specdens.arrays.libraries import Array, column_dots, is_complex, namespace, to_host
-from specdens.diagonal_estimators import (
-    DiagonalEstimate,
-    certain,
-    estimated_diagonal,
-    in_double,
-    real,
-    squares,
-)
 from specdens.exact.factorizations import UNIT, dense_of, spectrum_is_small
 from specdens.operators.algebra import Counting
 from specdens.operators.explicit import ExplicitOperator
@@ -33,6 +25,14 @@ from specdens.problem.prepare import (
 from specdens.recurrences.quadrature import noise_of
 from specdens.results import AccuracyWarning
 from specdens.scalar_functions import ScalarFunction, require_domain, scalar_function
+from specdens.sketching.xdiag import (
+    DiagonalEstimate,
+    certain,
+    estimated_diagonal,
+    in_double,
+    real,
+    squares,
+)
 from specdens.vectors.krylov_function import function_times
 
 __all__ = ["diagonal", "diagonal_function"]

@@ -19,11 +19,8 @@ from specdens.arrays.libraries import (
     to_host,
 )
 from specdens.arrays.probes import DEFAULT_COUNT, Probes, key_of, require_distribution
-from specdens.effort import require_plain, vectors_for
 from specdens.estimation.estimate import MISSED
 from specdens.estimation.sampling import by_blocks, probes_for, standard_error
-from specdens.hutch_plus_plus import adaptive_hutch_plus_plus, hutch_plus_plus
-from specdens.leave_one_out import xnystrace, xtrace, xtrace_or_probes
 from specdens.operators.explicit import ExplicitOperator
 from specdens.operators.linear_operator import LinearOperator
 from specdens.problem.prepare import (
@@ -35,8 +32,11 @@ from specdens.problem.prepare import (
 )
 from specdens.problem.stacks import Answers, over_stack, prepared, stack_of
 from specdens.results import Estimate, warn_of_doubt
+from specdens.sketching.budget import require_plain, vectors_for
+from specdens.sketching.hutch_plus_plus import adaptive_hutch_plus_plus, hutch_plus_plus
+from specdens.sketching.stopping import Tolerance, doublings, until_agreed
+from specdens.sketching.xtrace import xnystrace, xtrace, xtrace_or_probes
 from specdens.structured.exact_rules import trace_by_parts
-from specdens.tolerance import Tolerance, doublings, until_agreed
 
 __all__ = ["TRACE_METHODS", "trace"]
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from specdens import AccuracyWarning, aslinearoperator, diagonal, diagonal_function
 from specdens.arrays.libraries import namespace, to_host
 from specdens.results import two_sided_quantile
-from specdens.sketch import draw
+from specdens.sketching.sketch import draw
 from specdens.testing import laplacian, rotated, with_spectrum
 from tests.specdens import naive
 from tests.specdens.test_statistics import require_mean, require_variance

@@ -9,9 +9,9 @@ from hypothesis import strategies as st
 
 from specdens import AccuracyWarning, Gram, aslinearoperator, trace
 from specdens.arrays.libraries import to_host
-from specdens.leave_one_out import xnystrace, xtrace
 from specdens.results import two_sided_quantile
-from specdens.sketch import Sketch, draw
+from specdens.sketching.sketch import Sketch, draw
+from specdens.sketching.xtrace import xnystrace, xtrace
 from specdens.testing import rotated, with_spectrum
 from tests.specdens import naive
 from tests.specdens.test_statistics import require_mean

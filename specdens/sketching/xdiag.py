@@ -16,10 +16,10 @@ import numpy as np
 
 from specdens.arrays.libraries import Array, adjoint, is_complex, matmul, namespace
 from specdens.arrays.probes import Probes, key_of, require_distribution
-from specdens.effort import require_plain, vectors_for
 from specdens.estimation.sampling import by_blocks, probes_for
 from specdens.operators.linear_operator import LinearOperator
-from specdens.sketch import Sketch, draw, gram, left_out, product
+from specdens.sketching.budget import require_plain, vectors_for
+from specdens.sketching.sketch import Sketch, draw, gram, left_out, product
 
 __all__ = ["DiagonalEstimate", "certain", "estimated_diagonal", "in_double", "real", "squares"]
 

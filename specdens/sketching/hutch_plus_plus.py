@@ -13,8 +13,8 @@ from specdens.arrays.libraries import Array, adjoint, column_dots, matmul
 from specdens.operators.algebra import Counting
 from specdens.operators.linear_operator import LinearOperator
 from specdens.results import Estimate
-from specdens.sketch import Sketch, draw, gram, no_columns, product
-from specdens.tolerance import Tolerance
+from specdens.sketching.sketch import Sketch, draw, gram, no_columns, product
+from specdens.sketching.stopping import Tolerance
 
 __all__ = ["adaptive_hutch_plus_plus", "hutch_plus_plus"]
 

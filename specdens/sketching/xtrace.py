@@ -20,7 +20,7 @@ from specdens.arrays.libraries import Array, column_dots, to_host
 from specdens.operators.algebra import Counting
 from specdens.operators.linear_operator import LinearOperator
 from specdens.results import Estimate
-from specdens.sketch import Sketch, draw, gram, left_out, no_columns, product
+from specdens.sketching.sketch import Sketch, draw, gram, left_out, no_columns, product
 
 __all__ = ["xnystrace", "xtrace", "xtrace_or_probes"]
 
