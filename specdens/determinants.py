@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 
-from specdens._histories import is_followed, is_on
 from specdens.arrays.libraries import is_array, is_complex, namespace
 from specdens.arrays.probes import Probes, key_of
 from specdens.estimation.estimate import ILL_CONDITIONED, SINGULAR, advice
@@ -28,6 +27,7 @@ from specdens.exact.factorizations import (
 )
 from specdens.exact.pencils import checked_pair, combination, definite_factor
 from specdens.functions import estimated_trace
+from specdens.gradients.histories import is_followed, is_on
 from specdens.nonsymmetric import log_of_singular_values
 from specdens.operators.aslinearoperator import aslinearoperator
 from specdens.operators.dense import DenseOperator
@@ -289,7 +289,7 @@ def _answer(
     sign, estimate = _estimated(problem, goal, probes, method, rng)
     value = problem.result(estimate.value)
     if is_followed(problem.op, shift):
-        from specdens._autograd import with_gradient
+        from specdens.gradients.autograd import with_gradient
 
         value = with_gradient(
             value, problem, LOG_ABS, estimate, shift=shift, goal=goal, probes=probes
@@ -322,7 +322,7 @@ def _of_pencil(
     )
     value = problem.result(estimate.value)
     if is_on(problem.op.xp):
-        from specdens._autograd import refusing_gradient
+        from specdens.gradients.autograd import refusing_gradient
 
         value = refusing_gradient(value, pencil, shift)
     return (_sign_as_result(problem, sign), value), estimate
@@ -342,7 +342,7 @@ def _together(some: Any, shift: Any, hermitian: bool | None) -> Answers | None:
     signs, estimates = [sign for sign, _ in found], [estimate for _, estimate in found]
     values = stack.results([estimate.value for estimate in estimates])
     if is_on(namespace(values)):
-        from specdens._autograd import with_gradients
+        from specdens.gradients.autograd import with_gradients
 
         values = with_gradients(values, some, LOG_ABS, shift=shift)
     return (stack.results(signs, complex_=is_complex(stack.matrices)), values), estimates

@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 
-from specdens._histories import is_followed, is_on
 from specdens.arrays.libraries import Array, is_array, namespace, to_host
 from specdens.arrays.probes import Probes, key_of
 from specdens.estimation.estimate import ILL_CONDITIONED, OVERFLOW, SINGULAR, advice
@@ -26,6 +25,7 @@ from specdens.exact.factorizations import (
     spectrum_is_small,
 )
 from specdens.exact.pencils import whitened
+from specdens.gradients.histories import is_followed, is_on
 from specdens.operators.aslinearoperator import aslinearoperator
 from specdens.operators.explicit import ExplicitOperator
 from specdens.problem.prepare import (
@@ -163,11 +163,11 @@ def trace_function(
         value = problem.result(estimate.value)
         if pencil:
             if is_on(problem.op.xp):
-                from specdens._autograd import refusing_gradient
+                from specdens.gradients.autograd import refusing_gradient
 
                 value = refusing_gradient(value, pencil, shift)
         elif is_followed(problem.op, shift):
-            from specdens._autograd import with_gradient
+            from specdens.gradients.autograd import with_gradient
 
             value = with_gradient(
                 value, problem, function, estimate, shift=shift, goal=goal, probes=probes
@@ -200,7 +200,7 @@ def _together(some: Any, f: ScalarFunction, shift: Any, hermitian: bool | None) 
     values = [estimate.value for estimate in estimates]
     results = stack.results(values, complex_=any(isinstance(v, complex) for v in values))
     if is_on(namespace(results)):
-        from specdens._autograd import with_gradients
+        from specdens.gradients.autograd import with_gradients
 
         results = with_gradients(results, some, f, shift=shift)
     return (results,), estimates

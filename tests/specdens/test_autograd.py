@@ -28,7 +28,7 @@ from specdens import (
     trace,
     trace_function,
 )
-from specdens import _autograd as autograd
+from specdens.gradients import autograd
 from specdens.testing import laplacian, with_spectrum
 
 N = 14

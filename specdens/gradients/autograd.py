@@ -23,7 +23,12 @@ from typing import Any
 
 import numpy as np
 
-from specdens._histories import (
+from specdens.arrays.libraries import Array, column_dots, is_array, is_complex, namespace, to_host
+from specdens.arrays.probes import DEFAULT_COUNT, Probes, gaussian
+from specdens.estimation.goal import LEAST_PROBES, Goal
+from specdens.estimation.sampling import block_ranges, probes_for
+from specdens.exact.factorizations import dense_of
+from specdens.gradients.histories import (
     SparseEntries,
     Tensor,
     entries_of,
@@ -33,11 +38,6 @@ from specdens._histories import (
     sources_of,
     with_history,
 )
-from specdens.arrays.libraries import Array, column_dots, is_array, is_complex, namespace, to_host
-from specdens.arrays.probes import DEFAULT_COUNT, Probes, gaussian
-from specdens.estimation.goal import LEAST_PROBES, Goal
-from specdens.estimation.sampling import block_ranges, probes_for
-from specdens.exact.factorizations import dense_of
 from specdens.operators.algebra import Gram
 from specdens.operators.aslinearoperator import ForeignOperator
 from specdens.operators.linear_operator import LinearOperator

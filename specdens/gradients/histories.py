@@ -73,6 +73,13 @@ def _parts(op: LinearOperator) -> list[LinearOperator]:
 
 
 def leaves(op: LinearOperator) -> Iterator[LinearOperator]:
+    """Go through the operators that op is made of.
+
+    Yields
+    ------
+    LinearOperator
+        One that is made of no others.
+    """
     parts = _parts(op)
     if not parts:
         yield op
@@ -87,6 +94,7 @@ class DenseEntries:
         self.op, self.live = op, op.source
 
     def of(self, matrix: Tensor) -> Tensor:
+        """Return the entries of a matrix that the source stores: all."""
         return matrix
 
     def outer(self, g: Tensor, z: Tensor) -> Tensor:
@@ -111,6 +119,7 @@ class SparseEntries:
             self.live = _stored(op.source)
 
     def of(self, matrix: Tensor) -> Tensor:
+        """Return the entries of a matrix that the source stores: those of its pattern."""
         return matrix[self.rows, self.columns]
 
     def outer(self, g: Tensor, z: Tensor) -> Tensor:
@@ -139,6 +148,7 @@ def has_entries(op: LinearOperator) -> bool:
 
 
 def entries_of(op: LinearOperator) -> DenseEntries | SparseEntries:
+    """Return the entries that gradients with respect to an explicit matrix have."""
     if isinstance(op, TorchSparseOperator):
         return SparseEntries(op)
     assert isinstance(op, DenseOperator)
