@@ -15,8 +15,6 @@ if TYPE_CHECKING:
     from specdens.counting import eigencount, spectral_bounds
     from specdens.densities import density, local_density
     from specdens.determinants import logdet, slogdet
-    from specdens.diagonals import diagonal, diagonal_function
-    from specdens.functions import trace_function
     from specdens.inertias import Inertia, inertia
     from specdens.likelihood import inv_quad_logdet
     from specdens.norms import (
@@ -42,7 +40,9 @@ if TYPE_CHECKING:
         Permuted,
     )
     from specdens.summaries import entropy, estrada_index, heat_trace, renyi_entropy
-    from specdens.traces import trace
+    from specdens.traces.diagonal import diagonal, diagonal_function
+    from specdens.traces.trace import trace
+    from specdens.traces.trace_function import trace_function
     from specdens.vectors.apply_function import VectorEstimate, apply_function
     from specdens.vectors.double_moments import DoubleMoments, double_moments
     from specdens.vectors.greens_function import greens_function
@@ -124,9 +124,9 @@ _HOME = {
     "logdet": "determinants",
     "slogdet": "determinants",
     "DiagonalEstimate": "sketching.xdiag",
-    "diagonal": "diagonals",
-    "diagonal_function": "diagonals",
-    "trace_function": "functions",
+    "diagonal": "traces.diagonal",
+    "diagonal_function": "traces.diagonal",
+    "trace_function": "traces.trace_function",
     "greens_function": "vectors.greens_function",
     "Inertia": "inertias",
     "inertia": "inertias",
@@ -157,7 +157,7 @@ _HOME = {
     "estrada_index": "summaries",
     "heat_trace": "summaries",
     "renyi_entropy": "summaries",
-    "trace": "traces",
+    "trace": "traces.trace",
 }
 """Where a name lives: its module loads when it is first used."""
 

@@ -26,7 +26,6 @@ from specdens.exact.factorizations import (
     slogdet as dense_slogdet,
 )
 from specdens.exact.pencils import checked_pair, combination, definite_factor
-from specdens.functions import estimated_trace
 from specdens.gradients.histories import is_followed, is_on
 from specdens.nonsymmetric import log_of_singular_values
 from specdens.operators.aslinearoperator import aslinearoperator
@@ -43,6 +42,7 @@ from specdens.recurrences.lanczos import NotHermitianError
 from specdens.results import UNBOUNDED, Estimate, warn_of_doubt
 from specdens.scalar_functions import LOG_ABS
 from specdens.structured.exact_rules import determinant_by_parts
+from specdens.traces.trace_function import estimated_trace
 
 __all__ = ["is_cheap", "logdet", "slogdet"]
 

@@ -12,12 +12,12 @@ import numpy as np
 from specdens.arrays.probes import Probes
 from specdens.estimation.estimate import SINGULAR, summed
 from specdens.estimation.probe_mean import integrated
-from specdens.functions import trace_of_eigenvalues
 from specdens.operators.algebra import finite_real, shifted_traces
 from specdens.recurrences.lanczos import Bidiagonal, Tridiagonal
 from specdens.recurrences.quadrature import Rule, gauss, noise_of, residuals
 from specdens.results import Estimate, SpectralBounds
 from specdens.scalar_functions import LOG, LOG_ABS, ScalarFunction, require_domain
+from specdens.traces.trace_function import trace_of_eigenvalues
 
 __all__ = ["SpectralRun"]
 
