@@ -14,9 +14,10 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from specdens.counting import eigencount, spectral_bounds
     from specdens.densities import density, local_density
-    from specdens.determinants import logdet, slogdet
+    from specdens.determinants.inv_quad_logdet import inv_quad_logdet
+    from specdens.determinants.logdet import logdet, slogdet
+    from specdens.determinants.logpdet import logpdet
     from specdens.inertias import Inertia, inertia
-    from specdens.likelihood import inv_quad_logdet
     from specdens.norms import (
         condition_number,
         effective_rank,
@@ -28,7 +29,6 @@ if TYPE_CHECKING:
     from specdens.operators.aslinearoperator import aslinearoperator
     from specdens.operators.diagonals import Diagonals
     from specdens.operators.stencil import Stencil
-    from specdens.pseudo import logpdet
     from specdens.results import AccuracyWarning, Estimate, SpectralBounds
     from specdens.sketching.xdiag import DiagonalEstimate
     from specdens.spectra import Spectrum, spectrum
@@ -121,8 +121,8 @@ _HOME = {
     "spectral_bounds": "counting",
     "density": "densities",
     "local_density": "densities",
-    "logdet": "determinants",
-    "slogdet": "determinants",
+    "logdet": "determinants.logdet",
+    "slogdet": "determinants.logdet",
     "DiagonalEstimate": "sketching.xdiag",
     "diagonal": "traces.diagonal",
     "diagonal_function": "traces.diagonal",
@@ -131,7 +131,7 @@ _HOME = {
     "Inertia": "inertias",
     "inertia": "inertias",
     "Stencil": "operators.stencil",
-    "inv_quad_logdet": "likelihood",
+    "inv_quad_logdet": "determinants.inv_quad_logdet",
     "condition_number": "norms",
     "effective_rank": "norms",
     "nuclear_norm": "norms",
@@ -141,7 +141,7 @@ _HOME = {
     "Scaled": "operators.algebra",
     "Shifted": "operators.algebra",
     "Sum": "operators.algebra",
-    "logpdet": "pseudo",
+    "logpdet": "determinants.logpdet",
     "quadratic_form": "vectors.quadratic_form",
     "AccuracyWarning": "results",
     "Estimate": "results",

@@ -8,13 +8,13 @@ import pytest
 ROOT = Path(__file__).parents[1]
 
 SPECDENS = """
-    traces.__init__ gradients.__init__ sketching.__init__ vectors.__init__ structured.__init__
-    estimation.__init__ exact.__init__ problem.__init__ recurrences.__init__ operators.__init__
-    arrays.__init__ kernels.__init__ kernels.cpu.__init__ kernels.gpu.__init__
-    kernels.cpu.step_frame kernels.cpu.llvm_vectors kernels.cpu.vector_update kernels.cpu.update
-    kernels.cpu.csr_rows kernels.cpu.csr_step kernels.cpu.csr_statistics
-    kernels.cpu.csr_power_traces kernels.cpu.random_signs kernels.cpu.gram_logdet
-    kernels.cpu.gram_product kernels.cpu.threads kernels.cpu.dense_step
+    determinants.__init__ traces.__init__ gradients.__init__ sketching.__init__ vectors.__init__
+    structured.__init__ estimation.__init__ exact.__init__ problem.__init__ recurrences.__init__
+    operators.__init__ arrays.__init__ kernels.__init__ kernels.cpu.__init__
+    kernels.gpu.__init__ kernels.cpu.step_frame kernels.cpu.llvm_vectors
+    kernels.cpu.vector_update kernels.cpu.update kernels.cpu.csr_rows kernels.cpu.csr_step
+    kernels.cpu.csr_statistics kernels.cpu.csr_power_traces kernels.cpu.random_signs
+    kernels.cpu.gram_logdet kernels.cpu.gram_product kernels.cpu.threads kernels.cpu.dense_step
     kernels.cpu.dense_statistics kernels.cpu.row_tiles kernels.cpu.lattice_step
     kernels.gpu.triton_csr kernels.compiled kernels.gpu.cuda_graph kernels.gpu.csr_step
     arrays.libraries arrays.probes recurrences.chebyshev_series results
@@ -27,13 +27,14 @@ SPECDENS = """
     estimation.truncation estimation.estimate structured.exact_rules estimation.probe_mean
     estimation.goal recurrences.krylov_basis recurrences.deflation estimation.deflation_gain
     estimation.multilevel estimation.pilot estimation.guarantee vectors.krylov_function
-    gradients.histories gradients.autograd problem.stacks traces.trace_function nonsymmetric
-    determinants pseudo sketching.sketch sketching.stopping sketching.budget sketching.xtrace
-    sketching.hutch_plus_plus traces.trace sketching.xdiag traces.diagonal
-    vectors.apply_function vectors.bilinear_forms vectors.greens_function vectors.quadratic_form
-    likelihood vectors.double_moments spectral_density densities counting files functionals
-    spectral_run run_files extremes distribution recording spectra summaries norms __init__
-    testing _torch_batches _torch_graphs _torch_curvature torch plotting cli __main__
+    gradients.histories gradients.autograd problem.stacks traces.trace_function
+    determinants.nonsymmetric determinants.logdet determinants.logpdet sketching.sketch
+    sketching.stopping sketching.budget sketching.xtrace sketching.hutch_plus_plus traces.trace
+    sketching.xdiag traces.diagonal vectors.apply_function vectors.bilinear_forms
+    vectors.greens_function vectors.quadratic_form determinants.inv_quad_logdet
+    vectors.double_moments spectral_density densities counting files functionals spectral_run
+    run_files extremes distribution recording spectra summaries norms __init__ testing
+    _torch_batches _torch_graphs _torch_curvature torch plotting cli __main__
 """
 
 SEND = """

@@ -10,6 +10,7 @@ import numpy as np
 
 from specdens.arrays.libraries import is_array, is_complex, namespace
 from specdens.arrays.probes import Probes, key_of
+from specdens.determinants.nonsymmetric import log_of_singular_values
 from specdens.estimation.estimate import ILL_CONDITIONED, SINGULAR, advice
 from specdens.estimation.goal import Goal, goal_of
 from specdens.estimation.sampling import probes_for
@@ -27,7 +28,6 @@ from specdens.exact.factorizations import (
 )
 from specdens.exact.pencils import checked_pair, combination, definite_factor
 from specdens.gradients.histories import is_followed, is_on
-from specdens.nonsymmetric import log_of_singular_values
 from specdens.operators.aslinearoperator import aslinearoperator
 from specdens.operators.dense import DenseOperator
 from specdens.operators.explicit import ExplicitOperator
