@@ -6,7 +6,7 @@ import numpy as np
 import scipy.sparse as sp
 from record import record
 
-from specdens.inertias import CERTAIN, _crossing, _factored
+from specdens.spectra.inertia import CERTAIN, _crossing, _factored
 from specdens.testing import laplacian
 
 

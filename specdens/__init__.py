@@ -12,34 +12,34 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from specdens.counting import eigencount, spectral_bounds
-    from specdens.densities import density, local_density
     from specdens.determinants.inv_quad_logdet import inv_quad_logdet
     from specdens.determinants.logdet import logdet, slogdet
     from specdens.determinants.logpdet import logpdet
-    from specdens.inertias import Inertia, inertia
-    from specdens.norms import (
-        condition_number,
-        effective_rank,
-        nuclear_norm,
-        numerical_rank,
-        schatten_norm,
-    )
     from specdens.operators.algebra import Gram, Scaled, Shifted, Sum
     from specdens.operators.aslinearoperator import aslinearoperator
     from specdens.operators.diagonals import Diagonals
     from specdens.operators.stencil import Stencil
     from specdens.results import AccuracyWarning, Estimate, SpectralBounds
     from specdens.sketching.xdiag import DiagonalEstimate
-    from specdens.spectra import Spectrum, spectrum
-    from specdens.spectral_density import SpectralDensity
+    from specdens.spectra.density import density, local_density
+    from specdens.spectra.eigencount import eigencount, spectral_bounds
+    from specdens.spectra.entropies import entropy, estrada_index, heat_trace, renyi_entropy
+    from specdens.spectra.inertia import Inertia, inertia
+    from specdens.spectra.norms import (
+        condition_number,
+        effective_rank,
+        nuclear_norm,
+        numerical_rank,
+        schatten_norm,
+    )
+    from specdens.spectra.spectral_density import SpectralDensity
+    from specdens.spectra.spectrum import Spectrum, spectrum
     from specdens.structured.operators import (
         BlockDiagonal,
         DiagonalPlusLowRank,
         Kronecker,
         Permuted,
     )
-    from specdens.summaries import entropy, estrada_index, heat_trace, renyi_entropy
     from specdens.traces.diagonal import diagonal, diagonal_function
     from specdens.traces.trace import trace
     from specdens.traces.trace_function import trace_function
@@ -117,10 +117,10 @@ _HOME = {
     "Diagonals": "operators.diagonals",
     "DoubleMoments": "vectors.double_moments",
     "double_moments": "vectors.double_moments",
-    "eigencount": "counting",
-    "spectral_bounds": "counting",
-    "density": "densities",
-    "local_density": "densities",
+    "eigencount": "spectra.eigencount",
+    "spectral_bounds": "spectra.eigencount",
+    "density": "spectra.density",
+    "local_density": "spectra.density",
     "logdet": "determinants.logdet",
     "slogdet": "determinants.logdet",
     "DiagonalEstimate": "sketching.xdiag",
@@ -128,15 +128,15 @@ _HOME = {
     "diagonal_function": "traces.diagonal",
     "trace_function": "traces.trace_function",
     "greens_function": "vectors.greens_function",
-    "Inertia": "inertias",
-    "inertia": "inertias",
+    "Inertia": "spectra.inertia",
+    "inertia": "spectra.inertia",
     "Stencil": "operators.stencil",
     "inv_quad_logdet": "determinants.inv_quad_logdet",
-    "condition_number": "norms",
-    "effective_rank": "norms",
-    "nuclear_norm": "norms",
-    "numerical_rank": "norms",
-    "schatten_norm": "norms",
+    "condition_number": "spectra.norms",
+    "effective_rank": "spectra.norms",
+    "nuclear_norm": "spectra.norms",
+    "numerical_rank": "spectra.norms",
+    "schatten_norm": "spectra.norms",
     "Gram": "operators.algebra",
     "Scaled": "operators.algebra",
     "Shifted": "operators.algebra",
@@ -146,17 +146,17 @@ _HOME = {
     "AccuracyWarning": "results",
     "Estimate": "results",
     "SpectralBounds": "results",
-    "Spectrum": "spectra",
-    "spectrum": "spectra",
-    "SpectralDensity": "spectral_density",
+    "Spectrum": "spectra.spectrum",
+    "spectrum": "spectra.spectrum",
+    "SpectralDensity": "spectra.spectral_density",
     "BlockDiagonal": "structured.operators",
     "DiagonalPlusLowRank": "structured.operators",
     "Kronecker": "structured.operators",
     "Permuted": "structured.operators",
-    "entropy": "summaries",
-    "estrada_index": "summaries",
-    "heat_trace": "summaries",
-    "renyi_entropy": "summaries",
+    "entropy": "spectra.entropies",
+    "estrada_index": "spectra.entropies",
+    "heat_trace": "spectra.entropies",
+    "renyi_entropy": "spectra.entropies",
     "trace": "traces.trace",
 }
 """Where a name lives: its module loads when it is first used."""

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from specdens.results import Estimate
-from specdens.spectral_density import SpectralDensity
+from specdens.spectra.spectral_density import SpectralDensity
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

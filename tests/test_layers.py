@@ -8,10 +8,10 @@ import pytest
 ROOT = Path(__file__).parents[1]
 
 SPECDENS = """
-    determinants.__init__ traces.__init__ gradients.__init__ sketching.__init__ vectors.__init__
-    structured.__init__ estimation.__init__ exact.__init__ problem.__init__ recurrences.__init__
-    operators.__init__ arrays.__init__ kernels.__init__ kernels.cpu.__init__
-    kernels.gpu.__init__ kernels.cpu.step_frame kernels.cpu.llvm_vectors
+    spectra.__init__ determinants.__init__ traces.__init__ gradients.__init__ sketching.__init__
+    vectors.__init__ structured.__init__ estimation.__init__ exact.__init__ problem.__init__
+    recurrences.__init__ operators.__init__ arrays.__init__ kernels.__init__
+    kernels.cpu.__init__ kernels.gpu.__init__ kernels.cpu.step_frame kernels.cpu.llvm_vectors
     kernels.cpu.vector_update kernels.cpu.update kernels.cpu.csr_rows kernels.cpu.csr_step
     kernels.cpu.csr_statistics kernels.cpu.csr_power_traces kernels.cpu.random_signs
     kernels.cpu.gram_logdet kernels.cpu.gram_product kernels.cpu.threads kernels.cpu.dense_step
@@ -22,7 +22,7 @@ SPECDENS = """
     operators.sliced operators.diagonals operators.aslinearoperator operators.algebra
     operators.stencil recurrences.step recurrences.lanczos recurrences.quadrature
     recurrences.chebyshev_moments problem.bounds exact.factorizations problem.prepare
-    structured.gram_nullspace structured.operators structured.spectrum_union inertias
+    structured.gram_nullspace structured.operators structured.spectrum_union spectra.inertia
     exact.pencils estimation.control_variates estimation.sampling scalar_functions
     estimation.truncation estimation.estimate structured.exact_rules estimation.probe_mean
     estimation.goal recurrences.krylov_basis recurrences.deflation estimation.deflation_gain
@@ -32,9 +32,10 @@ SPECDENS = """
     sketching.stopping sketching.budget sketching.xtrace sketching.hutch_plus_plus traces.trace
     sketching.xdiag traces.diagonal vectors.apply_function vectors.bilinear_forms
     vectors.greens_function vectors.quadratic_form determinants.inv_quad_logdet
-    vectors.double_moments spectral_density densities counting files functionals spectral_run
-    run_files extremes distribution recording spectra summaries norms __init__ testing
-    _torch_batches _torch_graphs _torch_curvature torch plotting cli __main__
+    vectors.double_moments spectra.spectral_density spectra.density spectra.eigencount files
+    spectra.functionals spectra.spectral_run spectra.run_files spectra.ritz_bounds
+    spectra.distribution spectra.make_run spectra.spectrum spectra.entropies spectra.norms
+    __init__ testing _torch_batches _torch_graphs _torch_curvature torch plotting cli __main__
 """
 
 SEND = """

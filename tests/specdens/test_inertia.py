@@ -21,7 +21,7 @@ from specdens import (
     inertia,
 )
 from specdens.arrays.libraries import to_host
-from specdens.inertias import sparse_inertia
+from specdens.spectra.inertia import sparse_inertia
 from specdens.testing import (
     complete_bipartite,
     hypercube,

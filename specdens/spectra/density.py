@@ -37,7 +37,7 @@ from specdens.problem.prepare import (
 from specdens.recurrences.chebyshev_moments import EscapeError
 from specdens.recurrences.chebyshev_series import damping, width
 from specdens.results import AccuracyWarning, SpectralBounds
-from specdens.spectral_density import SpectralDensity
+from specdens.spectra.spectral_density import SpectralDensity
 from specdens.structured.spectrum_union import eigenvalues, eigenvalues_are_cheap, union
 
 __all__ = ["density", "local_density"]

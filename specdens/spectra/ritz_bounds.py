@@ -13,7 +13,7 @@ from specdens.problem.bounds import RESIDUALS, SHARE
 from specdens.recurrences.quadrature import noise_of
 from specdens.results import Estimate, SpectralBounds
 from specdens.scalar_functions import ScalarFunction
-from specdens.spectral_run import SpectralRun
+from specdens.spectra.spectral_run import SpectralRun
 
 __all__ = ["bounds_of", "condition_of", "rank_of"]
 

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import math
 
-from specdens.counting import count_by_rules
-from specdens.densities import MARGIN
 from specdens.estimation.estimate import summed
 from specdens.estimation.sampling import moments_of_rules
 from specdens.problem.prepare import checked_count
 from specdens.recurrences.quadrature import noise_of
 from specdens.results import Estimate
-from specdens.spectral_density import SpectralDensity
-from specdens.spectral_run import SpectralRun
+from specdens.spectra.density import MARGIN
+from specdens.spectra.eigencount import count_by_rules
+from specdens.spectra.spectral_density import SpectralDensity
+from specdens.spectra.spectral_run import SpectralRun
 
 __all__ = ["count_of", "density_of"]
 

@@ -20,7 +20,6 @@ from specdens.estimation.sampling import (
 from specdens.estimation.truncation import Truncated
 from specdens.exact.factorizations import LARGEST_ON_CPU, UNIT, lu_fits
 from specdens.exact.pencils import Whitened, whitened
-from specdens.inertias import combined, sparse_inertia, sparse_on_host
 from specdens.operators.algebra import Counting
 from specdens.problem.bounds import NARROWEST, estimated_bounds
 from specdens.problem.prepare import (
@@ -37,6 +36,7 @@ from specdens.recurrences.lanczos import Bidiagonal, Tridiagonal
 from specdens.recurrences.quadrature import Rule as GaussRule
 from specdens.recurrences.quadrature import gauss, residuals
 from specdens.results import Estimate, SpectralBounds
+from specdens.spectra.inertia import combined, sparse_inertia, sparse_on_host
 from specdens.structured.exact_rules import Rule, by_parts
 from specdens.structured.spectrum_union import Union, eigenvalues, eigenvalues_are_cheap, union
 

@@ -15,20 +15,20 @@ from typing import Any
 import numpy as np
 
 from specdens.arrays.libraries import is_array, to_host
-from specdens.distribution import count_of, density_of
 from specdens.exact.pencils import whitened
-from specdens.extremes import bounds_of, condition_of, rank_of
-from specdens.functionals import entropy as entropy_of
-from specdens.functionals import exponential_of, root_of_sum, transformed
-from specdens.functionals import renyi_entropy as renyi_entropy_of
 from specdens.operators.algebra import finite_real
 from specdens.problem.prepare import checked_count, prepare, require_hermitian, require_method
-from specdens.recording import EXACT_OR_LANCZOS, extended, record
 from specdens.results import Estimate, SpectralBounds
-from specdens.run_files import read_run, write_run
 from specdens.scalar_functions import scalar_function
-from specdens.spectral_density import SpectralDensity
-from specdens.spectral_run import SpectralRun
+from specdens.spectra.distribution import count_of, density_of
+from specdens.spectra.functionals import entropy as entropy_of
+from specdens.spectra.functionals import exponential_of, root_of_sum, transformed
+from specdens.spectra.functionals import renyi_entropy as renyi_entropy_of
+from specdens.spectra.make_run import EXACT_OR_LANCZOS, extended, record
+from specdens.spectra.ritz_bounds import bounds_of, condition_of, rank_of
+from specdens.spectra.run_files import read_run, write_run
+from specdens.spectra.spectral_density import SpectralDensity
+from specdens.spectra.spectral_run import SpectralRun
 
 __all__ = ["Spectrum", "spectrum"]
 

@@ -12,8 +12,8 @@ from specdens.problem.prepare import (
     prepare,
     require_method,
 )
-from specdens.recording import EXACT_OR_LANCZOS, record, record_singular
-from specdens.spectra import MOMENTS, Spectrum
+from specdens.spectra.make_run import EXACT_OR_LANCZOS, record, record_singular
+from specdens.spectra.spectrum import MOMENTS, Spectrum
 
 __all__ = [
     "condition_number",

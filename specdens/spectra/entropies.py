@@ -12,9 +12,9 @@ from specdens.problem.prepare import (
     require_hermitian,
     require_method,
 )
-from specdens.recording import EXACT_OR_LANCZOS, record
 from specdens.results import Estimate, warn_of_doubt
-from specdens.spectra import MOMENTS, Spectrum
+from specdens.spectra.make_run import EXACT_OR_LANCZOS, record
+from specdens.spectra.spectrum import MOMENTS, Spectrum
 
 __all__ = ["entropy", "estrada_index", "heat_trace", "renyi_entropy"]
 

@@ -11,7 +11,7 @@ import numpy as np
 from specdens.files import require_sound_archive
 from specdens.recurrences.lanczos import Bidiagonal, Tridiagonal
 from specdens.results import SpectralBounds
-from specdens.spectral_run import SpectralRun
+from specdens.spectra.spectral_run import SpectralRun
 
 __all__ = ["read_run", "write_run"]
 

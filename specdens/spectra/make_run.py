@@ -17,7 +17,7 @@ from specdens.operators.linear_operator import LinearOperator
 from specdens.problem.prepare import Problem, checked_count
 from specdens.recurrences.lanczos import bidiagonalize, tridiagonalize
 from specdens.results import UNBOUNDED
-from specdens.spectral_run import SpectralRun
+from specdens.spectra.spectral_run import SpectralRun
 from specdens.structured.spectrum_union import (
     eigenvalues,
     eigenvalues_are_cheap,
