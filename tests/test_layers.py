@@ -35,7 +35,8 @@ SPECDENS = """
     vectors.double_moments spectra.spectral_density spectra.density spectra.eigencount files
     spectra.functionals spectra.spectral_run spectra.run_files spectra.ritz_bounds
     spectra.distribution spectra.make_run spectra.spectrum spectra.entropies spectra.norms
-    __init__ testing _torch_batches _torch_graphs _torch_curvature torch plotting cli __main__
+    __init__ testing torch.batches torch.graphs torch.curvature torch.operators torch.__init__
+    plotting cli __main__
 """
 
 SEND = """
@@ -47,7 +48,7 @@ SEND = """
     trainer __init__ experiment demo cli __main__
 """
 
-HOMES = {"specdens": {"_torch_batches", "_torch_graphs", "_torch_curvature", "torch"}}
+HOMES = {"specdens": {"torch.batches", "torch.graphs", "torch.curvature", "torch.operators"}}
 """The files that are loaded only where their heavy library is; those of `kernels`, too."""
 
 HEAVY = {

@@ -13,8 +13,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from specdens._torch_batches import Batch, Loss, Model
-from specdens._torch_graphs import (
+from specdens.arrays.libraries import namespace, require_finite
+from specdens.operators.linear_operator import LinearOperator, Step
+from specdens.recurrences.step import plain_step
+from specdens.torch.batches import Batch, Loss, Model
+from specdens.torch.graphs import (
     Graph,
     Middle,
     bytes_saved_by,
@@ -22,9 +25,6 @@ from specdens._torch_graphs import (
     sandwich_graph,
     scatter_of_slopes,
 )
-from specdens.arrays.libraries import namespace, require_finite
-from specdens.operators.linear_operator import LinearOperator, Step
-from specdens.recurrences.step import plain_step
 
 __all__ = ["CurvatureOperator", "Objective"]
 

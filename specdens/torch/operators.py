@@ -1,15 +1,4 @@
-"""Hessian, Gauss-Newton and Fisher matrices of Torch models, as operators on their parameters.
-
->>> import specdens, torch
->>> import specdens.torch as curvature
->>> _ = torch.manual_seed(0)
->>> model = torch.nn.Sequential(torch.nn.Linear(8, 16), torch.nn.Tanh(), torch.nn.Linear(16, 3))
->>> data = torch.randn(50, 8), torch.randint(0, 3, (50,))
->>> H = curvature.hessian_operator(model, torch.nn.CrossEntropyLoss(), data)
->>> H.shape
-(195, 195)
->>> rho = specdens.density(H, rng=0)
-"""
+"""Hessian, Gauss-Newton and Fisher matrices of Torch models, as operators on their parameters."""
 
 from __future__ import annotations
 
@@ -20,9 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from specdens._torch_batches import Loss, Model, as_batches, option_of
-from specdens._torch_curvature import CurvatureOperator, Objective
-from specdens._torch_graphs import Middle, curvature_of_loss, scatter_of_slopes
+from specdens.torch.batches import Loss, Model, as_batches, option_of
+from specdens.torch.curvature import CurvatureOperator, Objective
+from specdens.torch.graphs import Middle, curvature_of_loss, scatter_of_slopes
 
 __all__ = ["CurvatureOperator", "fisher_operator", "gauss_newton_operator", "hessian_operator"]
 
