@@ -50,8 +50,8 @@ _HOME = {
     "SensitivityDropout": "protocol",
     "SensitivityTracker": "sensitivity",
     "SensitivityMask": "masking",
-    "load_texts": "data",
-    "load_prompts": "data",
+    "load_texts": "data.loading",
+    "load_prompts": "data.loading",
 }
 
 

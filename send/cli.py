@@ -329,7 +329,7 @@ def _prompts_of(data: str | None) -> list[Any]:
     """Return the prompts in a file of rows, or the lines of a plain text."""
     if data is None:
         return []
-    from send.data import load_prompts
+    from send.data.loading import load_prompts
 
     return load_prompts(data)
 
@@ -369,7 +369,7 @@ def _train(arguments: list[str]) -> None:
     from accelerate import PartialState
 
     from send.config import SendConfig
-    from send.data import load_texts
+    from send.data.loading import load_texts
     from send.trainer import train
 
     options, config = _parsed("train", [TrainOptions, SendConfig], arguments)

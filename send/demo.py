@@ -389,7 +389,7 @@ def text(
     FileNotFoundError, ValueError
         If the texts cannot be read, see `send.load_texts`, or are less than 3.
     """
-    from send.data import load_texts
+    from send.data.loading import load_texts
     from send.experiment import pretrain
     from send.trainer import train
     from send.world import small_model

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from transformers import PreTrainedTokenizerBase
 
-from send.data import as_dataset, load_questions
+from send.data.loading import as_dataset, load_questions
 from send.sampling import Prompt, token_ids
 from send.tracking import IGNORED, TrackingRow, read_row
 
@@ -51,7 +51,7 @@ def read_questions(data: Dataset | Sequence[Any] | str | Path) -> list[Any]:
     Parameters
     ----------
     data : datasets.Dataset, list of dict, list of str, str or Path
-        A path goes to `send.data.load_questions`; strings in a list are prompts, next to rows too.
+        A path goes to `load_questions`; strings in a list are prompts, next to rows too.
 
     Returns
     -------

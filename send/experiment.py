@@ -19,7 +19,7 @@ from transformers.trainer_callback import TrainerControl, TrainerState
 from trl import SFTConfig, SFTTrainer
 
 from send.config import SendConfig
-from send.data import as_dataset
+from send.data.loading import as_dataset
 from send.result import SendResult
 from send.sampling import greedy_answers, sample_answers
 from send.scores import eigenscore

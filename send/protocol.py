@@ -19,7 +19,7 @@ from torch import distributed, nn
 from transformers import PreTrainedTokenizerBase
 
 from send.checkpoint import Row, SendState, read_state, write_state
-from send.data import as_dataset
+from send.data.loading import as_dataset
 from send.embeddings import check_pooling
 from send.hidden import PENULTIMATE, block_at, hidden_size
 from send.masking import SensitivityMask

@@ -23,7 +23,7 @@ from trl import SFTTrainer
 from send.callback import SendCallback
 from send.checkpoint import Row, check_complete, last_checkpoint, saving
 from send.config import SendConfig
-from send.data import as_dataset, split_tracking
+from send.data.loading import as_dataset, split_tracking
 from send.distillation import ROW, Distillation, distil
 from send.evaluation_callback import COLUMNS, EvaluationCallback
 from send.result import SendResult
@@ -44,7 +44,7 @@ ANSWERS_A_ROW = 8
 
 
 Rows: TypeAlias = "Dataset | Sequence[Any] | str | Path"
-"""What `send.data.as_dataset` takes."""
+"""What `send.data.loading.as_dataset` takes."""
 
 
 def _rows(data: Rows | IterableDataset, args: SendConfig) -> Dataset | IterableDataset:

@@ -40,12 +40,12 @@ SPECDENS = """
 """
 
 SEND = """
-    gram scores sensitivity selection hidden embeddings _generation sampling score_table scorer
-    masking shapes lines data tracking intervals rouge evaluation_rows evaluation manifest
-    checkpoint world.words world.facts world.population world.rows world.tokens
-    world.closed_world world.rates world.__init__ plotting protocol at_checkpoints
-    callback evaluation_callback divergence teacher_cache teacher distillation config result running
-    trainer __init__ experiment demo cli __main__
+    data.__init__ gram scores sensitivity selection hidden embeddings _generation sampling
+    score_table scorer masking data.shapes data.lines data.loading tracking intervals rouge
+    evaluation_rows evaluation manifest checkpoint world.words world.facts world.population
+    world.rows world.tokens world.closed_world world.rates world.__init__ plotting protocol
+    at_checkpoints callback evaluation_callback divergence teacher_cache teacher distillation
+    config result running trainer __init__ experiment demo cli __main__
 """
 
 HOMES = {"specdens": {"torch.batches", "torch.graphs", "torch.curvature", "torch.operators"}}
@@ -65,8 +65,8 @@ HEAVY = {
 
 OF_MODELS = """
     hidden embeddings _generation sampling scorer masking tracking evaluation_rows evaluation
-    checkpoint protocol at_checkpoints callback evaluation_callback divergence teacher_cache teacher
-    distillation config result running trainer world.tokens experiment
+    checkpoint protocol at_checkpoints callback evaluation_callback divergence teacher_cache
+    teacher distillation config result running trainer world.tokens experiment
 """
 """The files of `send` that handle models: these import torch and transformers right away."""
 

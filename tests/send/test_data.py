@@ -11,8 +11,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from send.data import as_dataset, load_prompts, load_texts, natural_spacing, split_tracking
-from send.lines import numbered_rows
+from send.data.lines import numbered_rows
+from send.data.loading import as_dataset, load_prompts, load_texts, natural_spacing, split_tracking
 
 REAL = Path(os.environ.get("SPECDENS_DATA", Path(__file__).parents[3] / "shared" / "data"))
 

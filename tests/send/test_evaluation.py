@@ -11,7 +11,7 @@ import torch
 from datasets import Dataset
 from peft import LoraConfig, get_peft_model
 
-from send.data import load_texts
+from send.data.loading import load_texts
 from send.evaluation import METRICS, evaluate, reference_nll
 from send.evaluation_rows import draw, read_questions, with_reference, with_room
 from send.masking import SensitivityMask

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, TextIO
 
-from send.shapes import Row
+from send.data.shapes import Row
 
 __all__ = ["numbered_rows"]
 

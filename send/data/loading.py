@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from send.lines import numbered_rows
-from send.shapes import Checked, Row, Shape, check_rows
+from send.data.lines import numbered_rows
+from send.data.shapes import Checked, Row, Shape, check_rows
 
 if TYPE_CHECKING:
     from datasets import Dataset
