@@ -34,8 +34,8 @@ __all__ = [
 ]  # fmt: skip
 
 _HOME = {
-    "eigenscore": "scores",
-    "ees": "scores",
+    "eigenscore": "scores.eigenscore",
+    "ees": "scores.eigenscore",
     "sentence_embedding": "embeddings",
     "HallucinationScorer": "scorer",
     "ScoreTable": "scorer",

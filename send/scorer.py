@@ -20,7 +20,7 @@ from send.embeddings import check_pooling
 from send.hidden import PENULTIMATE, block_at
 from send.sampling import Answers, Prompt, Samples, greedy_answers, prompt_text, sample_answers
 from send.score_table import Numbers, ScoreTable
-from send.scores import check_alpha, check_effort, ees, eigenscore
+from send.scores.eigenscore import check_alpha, check_effort, ees, eigenscore
 from specdens import AccuracyWarning
 from specdens.arrays.libraries import to_host
 

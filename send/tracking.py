@@ -30,7 +30,7 @@ from send.embeddings import (
 )
 from send.hidden import HiddenTap
 from send.sampling import Prompt, sample_answers, token_ids
-from send.scores import eigenscore
+from send.scores.eigenscore import eigenscore
 
 __all__ = [
     "IGNORED",

@@ -40,12 +40,13 @@ SPECDENS = """
 """
 
 SEND = """
-    data.__init__ gram scores sensitivity selection hidden embeddings _generation sampling
-    score_table scorer masking data.shapes data.lines data.loading tracking intervals rouge
-    evaluation_rows evaluation manifest checkpoint world.words world.facts world.population
-    world.rows world.tokens world.closed_world world.rates world.__init__ plotting protocol
-    at_checkpoints callback evaluation_callback divergence teacher_cache teacher distillation
-    config result running trainer __init__ experiment demo cli __main__
+    scores.__init__ data.__init__ scores.gram scores.eigenscore sensitivity selection hidden
+    embeddings _generation sampling score_table scorer masking data.shapes data.lines
+    data.loading tracking intervals rouge evaluation_rows evaluation manifest checkpoint
+    world.words world.facts world.population world.rows world.tokens world.closed_world
+    world.rates world.__init__ plotting protocol at_checkpoints callback evaluation_callback
+    divergence teacher_cache teacher distillation config result running trainer __init__
+    experiment demo cli __main__
 """
 
 HOMES = {"specdens": {"torch.batches", "torch.graphs", "torch.curvature", "torch.operators"}}
@@ -125,8 +126,8 @@ def place(imported, package):
     ("imported", "found"),
     [
         ("send", "__init__"),
-        ("send.scores", "scores"),
-        ("send.scores.ees", None),
+        ("send.scores.eigenscore", "scores.eigenscore"),
+        ("send.scores.eigenscore.ees", None),
         ("send.world", "world.__init__"),
         ("send.world.facts", "world.facts"),
         ("sendmail", None),

@@ -13,8 +13,8 @@ from scipy.integrate import quad
 from torch.overrides import TorchFunctionMode
 
 import specdens
-from send import gram
-from send.scores import ees, eigenscore, paper_coefficients
+from send.scores import gram
+from send.scores.eigenscore import ees, eigenscore, paper_coefficients
 from specdens.arrays.libraries import host_view
 from specdens.operators import algebra as operators
 

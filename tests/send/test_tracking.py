@@ -10,7 +10,7 @@ from torch.nn import functional
 
 from send.embeddings import sentence_embedding
 from send.sampling import sample_answers
-from send.scores import eigenscore
+from send.scores.eigenscore import eigenscore
 from send.tracking import IGNORED, TrackingRow, TrackingSet, read_rows
 
 TEMPLATE = (

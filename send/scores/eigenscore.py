@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 import specdens
-from send.gram import centered, gram_logdets, gram_operator
+from send.scores.gram import centered, gram_logdets, gram_operator
 from specdens.arrays.libraries import (
     Array,
     as_dense,

@@ -64,7 +64,7 @@ def gram_logdets(e: Array, *, alpha: float, center: str, factor: float) -> Array
     alpha, factor : float
         Positive.
     center : str
-        One of `send.scores.CENTERS`.
+        One of `send.scores.eigenscore.CENTERS`.
 
     Returns
     -------
