@@ -36,7 +36,7 @@ __all__ = [
 _HOME = {
     "eigenscore": "scores.eigenscore",
     "ees": "scores.eigenscore",
-    "sentence_embedding": "embeddings",
+    "sentence_embedding": "models.embeddings",
     "HallucinationScorer": "scorer",
     "ScoreTable": "scorer",
     "evaluate": "evaluation",

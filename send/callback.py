@@ -27,8 +27,8 @@ from send.checkpoint import (
     read_state,
     saving,
 )
-from send.hidden import PENULTIMATE
 from send.masking import SensitivityMask
+from send.models.hidden_states import PENULTIMATE
 from send.protocol import SensitivityDropout, prefixed
 from send.sensitivity import SensitivityTracker
 

@@ -11,7 +11,7 @@ from trl import SFTConfig
 
 from send.at_checkpoints import steps_between
 from send.distillation import check_distillation
-from send.hidden import PENULTIMATE
+from send.models.hidden_states import PENULTIMATE
 from send.selection import check_selection
 
 __all__ = ["SendConfig"]

@@ -20,13 +20,13 @@ from torch import nn
 from torch.nn import functional
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from send._generation import DEFAULT_BATCH
-from send.embeddings import accepted_inputs, device_of, evaluating, learned_positions
 from send.evaluation_rows import EvaluationRow, draw, read_questions, with_reference, with_room
-from send.hidden import PENULTIMATE
 from send.intervals import Metric, check_level, mean_over_prompts
+from send.models.answers import check_generation
+from send.models.embeddings import accepted_inputs, device_of, evaluating, learned_positions
+from send.models.generation import DEFAULT_BATCH
+from send.models.hidden_states import PENULTIMATE
 from send.rouge import rouge_l
-from send.sampling import check_generation
 from send.score_table import Numbers, ScoreTable
 from send.scorer import HallucinationScorer
 from send.tracking import IGNORED, TrackingRow, padded
@@ -199,7 +199,7 @@ def evaluate(
     device, trust_remote_code
         Of a model that is loaded, as for `HallucinationScorer.from_pretrained`.
     num_samples, temperature, top_k, top_p, max_new_tokens
-        Of the answers, as for `send.sampling.sample_answers`.
+        Of the answers, as for `send.models.answers.sample_answers`.
     layer, pooling
         Of their embeddings, as for `send.sentence_embedding`.
     alpha : float

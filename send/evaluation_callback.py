@@ -12,13 +12,13 @@ from transformers.trainer_callback import TrainerControl, TrainerState
 
 from send.at_checkpoints import AtCheckpoints
 from send.checkpoint import Row
-from send.embeddings import check_pooling
 from send.evaluation import METRICS, Evaluation, check_counts, evaluate
 from send.evaluation_rows import draw, read_questions
-from send.hidden import PENULTIMATE
 from send.intervals import check_level
+from send.models.answers import check_generation
+from send.models.embeddings import check_pooling
+from send.models.hidden_states import PENULTIMATE
 from send.protocol import agreed
-from send.sampling import check_generation
 
 if TYPE_CHECKING:
     from datasets import Dataset

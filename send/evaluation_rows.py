@@ -12,7 +12,7 @@ import numpy as np
 from transformers import PreTrainedTokenizerBase
 
 from send.data.loading import as_dataset, load_questions
-from send.sampling import Prompt, token_ids
+from send.models.answers import Prompt, token_ids
 from send.tracking import IGNORED, TrackingRow, read_row
 
 if TYPE_CHECKING:

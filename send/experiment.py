@@ -20,8 +20,8 @@ from trl import SFTConfig, SFTTrainer
 
 from send.config import SendConfig
 from send.data.loading import as_dataset
+from send.models.answers import greedy_answers, sample_answers
 from send.result import SendResult
-from send.sampling import greedy_answers, sample_answers
 from send.scores.eigenscore import eigenscore
 from send.trainer import train
 from send.world import Group, Question, World, hallucination_rate

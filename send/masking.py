@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from send.hidden import PENULTIMATE, block_at, hidden_size, states_of
+from send.models.hidden_states import PENULTIMATE, block_at, hidden_size, states_of
 
 __all__ = ["SensitivityMask"]
 

@@ -20,10 +20,10 @@ from transformers import PreTrainedTokenizerBase
 
 from send.checkpoint import Row, SendState, read_state, write_state
 from send.data.loading import as_dataset
-from send.embeddings import check_pooling
-from send.hidden import PENULTIMATE, block_at, hidden_size
 from send.masking import SensitivityMask
-from send.sampling import check_generation
+from send.models.answers import check_generation
+from send.models.embeddings import check_pooling
+from send.models.hidden_states import PENULTIMATE, block_at, hidden_size
 from send.selection import check_selection, selected
 from send.sensitivity import SensitivityTracker, check_count, check_fraction
 from send.tracking import TrackingSet, Watched, read_rows, with_fitting_prompts

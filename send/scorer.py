@@ -16,9 +16,16 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
-from send.embeddings import check_pooling
-from send.hidden import PENULTIMATE, block_at
-from send.sampling import Answers, Prompt, Samples, greedy_answers, prompt_text, sample_answers
+from send.models.answers import (
+    Answers,
+    Prompt,
+    Samples,
+    greedy_answers,
+    prompt_text,
+    sample_answers,
+)
+from send.models.embeddings import check_pooling
+from send.models.hidden_states import PENULTIMATE, block_at
 from send.score_table import Numbers, ScoreTable
 from send.scores.eigenscore import check_alpha, check_effort, ees, eigenscore
 from specdens import AccuracyWarning
@@ -50,7 +57,7 @@ class HallucinationScorer:
         Index into Transformers' ``hidden_states`` of the layer that embeds the answers; -2 is the
         output of the last block but one.
     pooling : {"mean+last", "mean", "last"}
-        As for `send.embeddings.pool`.
+        As for `send.models.embeddings.pool`.
 
     Raises
     ------
@@ -171,7 +178,7 @@ class HallucinationScorer:
         prompts : str, or iterable of str or of chats
             A chat is a list of messages, rendered by the chat template of the tokenizer.
         num_samples, temperature, top_k, top_p, max_new_tokens, count_eos, batch_size, seed
-            As for `send.sampling.sample_answers`.
+            As for `send.models.answers.sample_answers`.
         alpha : float
             Regularisation of the scores, as for `send.eigenscore`.
         moments, probes : int

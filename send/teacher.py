@@ -21,7 +21,7 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
-from send.embeddings import device_of
+from send.models.embeddings import device_of
 from send.tracking import IGNORED
 
 __all__ = ["Teacher", "logits_of", "response_mask"]

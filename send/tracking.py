@@ -21,15 +21,15 @@ from torch import nn
 from torch.nn import functional
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from send.embeddings import (
+from send.models.answers import Prompt, sample_answers, token_ids
+from send.models.embeddings import (
     accepted_inputs,
     device_of,
     evaluating,
     learned_positions,
     pool,
 )
-from send.hidden import HiddenTap
-from send.sampling import Prompt, sample_answers, token_ids
+from send.models.hidden_states import HiddenTap
 from send.scores.eigenscore import eigenscore
 
 __all__ = [
@@ -284,7 +284,7 @@ class TrackingSet:
     rows : list of TrackingRow
         As from `read_rows`; at least one token of them has a label.
     layer, pooling
-        As for `send.embeddings.sentence_embedding`.
+        As for `send.models.embeddings.sentence_embedding`.
     batch_size : int
         Rows at once.
     score_prompts, num_samples, max_new_tokens : int

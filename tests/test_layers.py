@@ -40,13 +40,13 @@ SPECDENS = """
 """
 
 SEND = """
-    scores.__init__ data.__init__ scores.gram scores.eigenscore sensitivity selection hidden
-    embeddings _generation sampling score_table scorer masking data.shapes data.lines
-    data.loading tracking intervals rouge evaluation_rows evaluation manifest checkpoint
-    world.words world.facts world.population world.rows world.tokens world.closed_world
-    world.rates world.__init__ plotting protocol at_checkpoints callback evaluation_callback
-    divergence teacher_cache teacher distillation config result running trainer __init__
-    experiment demo cli __main__
+    models.__init__ scores.__init__ data.__init__ scores.gram scores.eigenscore sensitivity
+    selection models.hidden_states models.embeddings models.generation models.answers
+    score_table scorer masking data.shapes data.lines data.loading tracking intervals rouge
+    evaluation_rows evaluation manifest checkpoint world.words world.facts world.population
+    world.rows world.tokens world.closed_world world.rates world.__init__ plotting protocol
+    at_checkpoints callback evaluation_callback divergence teacher_cache teacher distillation
+    config result running trainer __init__ experiment demo cli __main__
 """
 
 HOMES = {"specdens": {"torch.batches", "torch.graphs", "torch.curvature", "torch.operators"}}
@@ -65,9 +65,10 @@ HEAVY = {
 }
 
 OF_MODELS = """
-    hidden embeddings _generation sampling scorer masking tracking evaluation_rows evaluation
-    checkpoint protocol at_checkpoints callback evaluation_callback divergence teacher_cache
-    teacher distillation config result running trainer world.tokens experiment
+    models.hidden_states models.embeddings models.generation models.answers scorer masking
+    tracking evaluation_rows evaluation checkpoint protocol at_checkpoints callback
+    evaluation_callback divergence teacher_cache teacher distillation config result running
+    trainer world.tokens experiment
 """
 """The files of `send` that handle models: these import torch and transformers right away."""
 

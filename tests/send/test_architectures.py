@@ -6,8 +6,8 @@ import transformers
 from torch import nn
 from transformers import AutoModelForCausalLM
 
-from send.hidden import HiddenTap, block_at, decoder_blocks, hidden_size
 from send.masking import SensitivityMask
+from send.models.hidden_states import HiddenTap, block_at, decoder_blocks, hidden_size
 from send.protocol import SensitivityDropout
 
 SIZES = {

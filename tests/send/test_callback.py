@@ -25,8 +25,8 @@ from transformers import (
 from transformers.integrations.integration_utils import INTEGRATION_TO_CALLBACK
 
 from send.callback import SendCallback
-from send.embeddings import sentence_embedding
-from send.hidden import HiddenTap, block_at
+from send.models.embeddings import sentence_embedding
+from send.models.hidden_states import HiddenTap, block_at
 from send.sensitivity import SensitivityTracker
 
 # PEFT reads an attribute that Transformers has renamed.

@@ -62,7 +62,7 @@ def test_both_arms_begin_alike_and_part_when_the_mask_comes(report):
 
 
 def test_the_models_answer_as_the_record_says(report):
-    from send.sampling import greedy_answers
+    from send.models.answers import greedy_answers
 
     folder, _ = report
     for arm in ("plain", "SenD"):

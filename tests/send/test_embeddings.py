@@ -7,7 +7,7 @@ from torch import nn
 from transformers import GPT2Config, GPT2LMHeadModel
 
 from send import sentence_embedding
-from send.embeddings import POOLINGS, evaluating, pool, positions
+from send.models.embeddings import POOLINGS, evaluating, pool, positions
 from tests.send import naive
 
 # PEFT asks transformers for a property under its old name.

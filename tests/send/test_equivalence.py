@@ -14,8 +14,8 @@ from torch import nn
 from transformers import AutoModelForCausalLM
 
 from send.config import SendConfig
-from send.hidden import HiddenTap
 from send.masking import SensitivityMask
+from send.models.hidden_states import HiddenTap
 from send.tracking import TrackingSet, read_rows
 from send.trainer import SendTrainer, _plain
 

@@ -6,7 +6,7 @@ from peft import LoraConfig, get_peft_model
 from torch import nn
 from transformers import T5Config, T5ForConditionalGeneration
 
-from send.hidden import HiddenTap, block_at, decoder_blocks, states_of
+from send.models.hidden_states import HiddenTap, block_at, decoder_blocks, states_of
 
 # PEFT asks transformers for a property under its old name.
 OLD_NAME = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated")

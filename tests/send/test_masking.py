@@ -7,8 +7,8 @@ import pytest
 import torch
 from torch import nn
 
-from send.hidden import HiddenTap, block_at
 from send.masking import SensitivityMask
+from send.models.hidden_states import HiddenTap, block_at
 
 CHOSEN = (1, 5, 12)
 OTHERS = [i for i in range(16) if i not in CHOSEN]

@@ -18,7 +18,7 @@ from torch.utils.data import DataLoader
 from transformers import GPT2Config, GPT2LMHeadModel
 
 from send.checkpoint import STATE_FILE
-from send.hidden import HiddenTap, block_at
+from send.models.hidden_states import HiddenTap, block_at
 from send.protocol import SensitivityDropout, prefixed
 
 ROWS = [{"input_ids": [3 + i, 5, 7 + i, 9, 4][: 3 + i % 3]} for i in range(6)]

@@ -28,7 +28,7 @@ from transformers import (
 
 from send.callback import SendCallback
 from send.checkpoint import STATE_FILE, SendState, last_checkpoint, read_state, write_state
-from send.hidden import HiddenTap
+from send.models.hidden_states import HiddenTap
 from tests.send.interruption import (
     LAST,
     StopAt,

@@ -12,8 +12,8 @@ from transformers import (
 )
 from transformers.generation import utils as generation_utils
 
-from send._generation import _decoded
-from send.sampling import greedy_answers, prompt_text, sample_answers, token_ids
+from send.models.answers import greedy_answers, prompt_text, sample_answers, token_ids
+from send.models.generation import _decoded
 from send.world import World
 from tests.send import naive
 

@@ -9,7 +9,7 @@ import torch
 
 import send.scorer
 from send import HallucinationScorer, ScoreTable, ees, eigenscore
-from send.sampling import greedy_answers, sample_answers
+from send.models.answers import greedy_answers, sample_answers
 from specdens import AccuracyWarning
 from tests.send import naive
 

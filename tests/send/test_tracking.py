@@ -8,8 +8,8 @@ import pytest
 import torch
 from torch.nn import functional
 
-from send.embeddings import sentence_embedding
-from send.sampling import sample_answers
+from send.models.answers import sample_answers
+from send.models.embeddings import sentence_embedding
 from send.scores.eigenscore import eigenscore
 from send.tracking import IGNORED, TrackingRow, TrackingSet, read_rows
 

@@ -20,7 +20,7 @@ from send.callback import SendCallback
 from send.checkpoint import STATE_FILE, read_state
 from send.config import SendConfig
 from send.data.loading import split_tracking
-from send.hidden import HiddenTap, block_at
+from send.models.hidden_states import HiddenTap, block_at
 from send.tracking import IGNORED, read_rows
 from send.trainer import SendTrainer, train
 from tests.send.interruption import StopAt, Stopped

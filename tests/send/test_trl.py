@@ -9,7 +9,7 @@ from trl import DPOConfig, DPOTrainer, GRPOConfig, GRPOTrainer, SFTConfig, SFTTr
 
 from send.callback import SendCallback
 from send.config import SendConfig
-from send.hidden import HiddenTap, block_at
+from send.models.hidden_states import HiddenTap, block_at
 from send.trainer import SendTrainer
 
 # TRL and PEFT call what Transformers has renamed.

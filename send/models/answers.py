@@ -11,8 +11,8 @@ from typing import Any, TypeAlias
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from send._generation import Answers, Reading, answer, generation_config, require
-from send.hidden import PENULTIMATE
+from send.models.generation import Answers, Reading, answer, generation_config, require
+from send.models.hidden_states import PENULTIMATE
 
 __all__ = [
     "Answers",
@@ -99,7 +99,7 @@ def sample_answers(
     layer : int
         Index into Transformers' ``hidden_states``; -2 is the output of the last block but one.
     pooling : {"mean+last", "mean", "last"}
-        As for `send.embeddings.pool`.
+        As for `send.models.embeddings.pool`.
     span : {"answer", "all"}
         The tokens that are pooled: the answer's, or the prompt's and the answer's.
     count_eos : bool

@@ -21,7 +21,7 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
-from send.embeddings import (
+from send.models.embeddings import (
     accepted_inputs,
     check_pooling,
     device_of,
@@ -30,7 +30,7 @@ from send.embeddings import (
     pool,
     positions,
 )
-from send.hidden import HiddenTap
+from send.models.hidden_states import HiddenTap
 
 __all__ = ["DEFAULT_BATCH", "Answers", "Reading", "answer", "generation_config", "require"]
 

@@ -16,7 +16,7 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel
 
-from send.hidden import PENULTIMATE, HiddenTap
+from send.models.hidden_states import PENULTIMATE, HiddenTap
 
 __all__ = [
     "accepted_inputs",
