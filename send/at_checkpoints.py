@@ -9,7 +9,7 @@ from transformers import Trainer, TrainerCallback, TrainingArguments
 from transformers.trainer_callback import TrainerControl, TrainerState
 from transformers.trainer_utils import has_length
 
-from send.checkpoint import Row
+from send.checkpoints.checkpoint import Row
 
 __all__ = ["AtCheckpoints", "steps_between"]
 

@@ -18,7 +18,7 @@ from transformers.trainer_callback import TrainerControl, TrainerState
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from send.at_checkpoints import AtCheckpoints
-from send.checkpoint import (
+from send.checkpoints.checkpoint import (
     Rotation,
     Row,
     SendState,

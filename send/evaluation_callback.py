@@ -11,7 +11,7 @@ from transformers import TrainingArguments
 from transformers.trainer_callback import TrainerControl, TrainerState
 
 from send.at_checkpoints import AtCheckpoints
-from send.checkpoint import Row
+from send.checkpoints.checkpoint import Row
 from send.evaluation import METRICS, Evaluation, check_counts, evaluate
 from send.evaluation_rows import draw, read_questions
 from send.intervals import check_level

@@ -18,7 +18,7 @@ from accelerate.utils import is_compiled_module
 from torch import distributed, nn
 from transformers import PreTrainedTokenizerBase
 
-from send.checkpoint import Row, SendState, read_state, write_state
+from send.checkpoints.checkpoint import Row, SendState, read_state, write_state
 from send.data.loading import as_dataset
 from send.masking import SensitivityMask
 from send.models.answers import check_generation
@@ -144,12 +144,12 @@ class SensitivityDropout:
     >>> rows = [{"input_ids": [3, 1, 4, 1, 5]}, {"input_ids": [2, 7, 1, 8]}]
     >>> send = SensitivityDropout(rows, score_prompts=0)
     >>> send.attach(model)
-    >>> row = send.checkpoint(step=0)
+    >>> row = send.checkpoints.checkpoint(step=0)
     >>> ids = torch.tensor([[9, 2, 6, 5]])
     >>> for step in range(1, 5):
     ...     model(ids, labels=ids).loss.backward()
     ...     optimizer.step()
-    ...     row = send.checkpoint(step=step)
+    ...     row = send.checkpoints.checkpoint(step=step)
     >>> send.detach()
     >>> [len(row["masked"]) for row in send.history]
     [0, 0, 2, 2, 2]

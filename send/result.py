@@ -12,9 +12,9 @@ from accelerate import PartialState
 from torch import nn
 from transformers import PreTrainedTokenizerBase
 
-from send.checkpoint import Row, saving
+from send.checkpoints.checkpoint import Row, saving
+from send.checkpoints.manifest import write_atomically
 from send.evaluation import Evaluation
-from send.manifest import write_atomically
 from send.plotting import plot_history, plot_run, plot_sensitivity
 
 if TYPE_CHECKING:

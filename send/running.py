@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from send.manifest import write_atomically
+from send.checkpoints.manifest import write_atomically
 
 __all__ = ["RunningSums"]
 

@@ -16,7 +16,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 
-from send.manifest import write_atomically
+from send.checkpoints.manifest import write_atomically
 
 __all__ = ["ROWS_PER_FILE", "TeacherCache"]
 

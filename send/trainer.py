@@ -21,7 +21,7 @@ from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 from trl import SFTTrainer
 
 from send.callback import SendCallback
-from send.checkpoint import Row, check_complete, last_checkpoint, saving
+from send.checkpoints.checkpoint import Row, check_complete, last_checkpoint, saving
 from send.config import SendConfig
 from send.data.loading import as_dataset, split_tracking
 from send.distillation import ROW, Distillation, distil

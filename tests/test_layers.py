@@ -40,13 +40,14 @@ SPECDENS = """
 """
 
 SEND = """
-    models.__init__ scores.__init__ data.__init__ scores.gram scores.eigenscore sensitivity
-    selection models.hidden_states models.embeddings models.generation models.answers
-    score_table scorer masking data.shapes data.lines data.loading tracking intervals rouge
-    evaluation_rows evaluation manifest checkpoint world.words world.facts world.population
-    world.rows world.tokens world.closed_world world.rates world.__init__ plotting protocol
-    at_checkpoints callback evaluation_callback divergence teacher_cache teacher distillation
-    config result running trainer __init__ experiment demo cli __main__
+    checkpoints.__init__ models.__init__ scores.__init__ data.__init__ scores.gram
+    scores.eigenscore sensitivity selection models.hidden_states models.embeddings
+    models.generation models.answers score_table scorer masking data.shapes data.lines
+    data.loading tracking intervals rouge evaluation_rows evaluation checkpoints.manifest
+    checkpoints.checkpoint world.words world.facts world.population world.rows world.tokens
+    world.closed_world world.rates world.__init__ plotting protocol at_checkpoints callback
+    evaluation_callback divergence teacher_cache teacher distillation config result running
+    trainer __init__ experiment demo cli __main__
 """
 
 HOMES = {"specdens": {"torch.batches", "torch.graphs", "torch.curvature", "torch.operators"}}
@@ -66,7 +67,7 @@ HEAVY = {
 
 OF_MODELS = """
     models.hidden_states models.embeddings models.generation models.answers scorer masking
-    tracking evaluation_rows evaluation checkpoint protocol at_checkpoints callback
+    tracking evaluation_rows evaluation checkpoints.checkpoint protocol at_checkpoints callback
     evaluation_callback divergence teacher_cache teacher distillation config result running
     trainer world.tokens experiment
 """

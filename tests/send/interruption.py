@@ -10,7 +10,7 @@ from safetensors.torch import load_file
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast, TrainerCallback
 
-from send.checkpoint import check_complete, read_state
+from send.checkpoints.checkpoint import check_complete, read_state
 from send.config import SendConfig
 from send.trainer import SendTrainer
 

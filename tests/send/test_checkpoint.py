@@ -14,9 +14,9 @@ from safetensors import safe_open
 from safetensors.numpy import save_file
 from transformers import TrainerCallback
 
-import send.checkpoint
-from send.checkpoint import STATE_FILE, check_complete, last_checkpoint, read_state
-from send.manifest import BLOCK, BLOCKS, fault_of, flush, manifest
+import send.checkpoints.checkpoint
+from send.checkpoints.checkpoint import STATE_FILE, check_complete, last_checkpoint, read_state
+from send.checkpoints.manifest import BLOCK, BLOCKS, fault_of, flush, manifest
 from send.result import SendResult
 from tests.send.interruption import LAST, StopAt, Stopped, a_trainer, assert_equal, outcome
 
@@ -117,7 +117,7 @@ def rewritten(folder, **changed):
         tensors = {name: content.get_tensor(name) for name in content.keys()}  # noqa: SIM118
     texts.update(changed)
     known = {**texts, "send": tensors["send"].tobytes().decode()}
-    texts["digest"] = send.checkpoint._digest(tensors["embeddings"], known)
+    texts["digest"] = send.checkpoints.checkpoint._digest(tensors["embeddings"], known)
     save_file(tensors, folder / STATE_FILE, texts)
 
 
@@ -158,7 +158,7 @@ def test_a_state_that_finds_no_space_leaves_the_checkpoint_before(tmp_path, monk
     def fail_later(state, folder):
         return (write_state if state.step < 12 else out_of_space)(state, folder)
 
-    write_state = send.checkpoint.write_state
+    write_state = send.checkpoints.checkpoint.write_state
     monkeypatch.setattr("send.protocol.write_state", fail_later)
     with pytest.raises(OSError, match=r"checkpoint-12 could not be written .*No space left") as e:
         a_trainer(str(tmp_path)).train()

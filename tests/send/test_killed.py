@@ -18,7 +18,7 @@ import pytest
 import torch
 from transformers import TrainerCallback
 
-from send.checkpoint import last_checkpoint, read_state
+from send.checkpoints.checkpoint import last_checkpoint, read_state
 from tests.send.interruption import LAST, a_trainer, assert_equal, outcome
 
 resource = pytest.importorskip("resource")

@@ -27,7 +27,13 @@ from transformers import (
 )
 
 from send.callback import SendCallback
-from send.checkpoint import STATE_FILE, SendState, last_checkpoint, read_state, write_state
+from send.checkpoints.checkpoint import (
+    STATE_FILE,
+    SendState,
+    last_checkpoint,
+    read_state,
+    write_state,
+)
 from send.models.hidden_states import HiddenTap
 from tests.send.interruption import (
     LAST,

@@ -13,7 +13,7 @@ import pytest
 import torch
 from safetensors import safe_open
 
-from send.checkpoint import STATE_FILE, read_state, write_state
+from send.checkpoints.checkpoint import STATE_FILE, read_state, write_state
 from send.cli import main
 from send.config import SendConfig
 from send.data.loading import load_texts

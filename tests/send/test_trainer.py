@@ -17,7 +17,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, HfArgumentParser, 
 from trl import SFTConfig, TrlParser
 
 from send.callback import SendCallback
-from send.checkpoint import STATE_FILE, read_state
+from send.checkpoints.checkpoint import STATE_FILE, read_state
 from send.config import SendConfig
 from send.data.loading import split_tracking
 from send.models.hidden_states import HiddenTap, block_at

@@ -25,7 +25,7 @@ from torch.distributed.tensor import DTensor
 from transformers import PreTrainedModel, TrainingArguments
 from transformers.trainer_utils import rotate_checkpoints, sort_checkpoints
 
-from send.manifest import Manifest, fault_of, flush, manifest, write_atomically
+from send.checkpoints.manifest import Manifest, fault_of, flush, manifest, write_atomically
 
 __all__ = [
     "Rotation",
