@@ -261,7 +261,7 @@ def _score(arguments: list[str]) -> None:
     prompts = _prompts(options)
     _check_output(options.output)
     _check_device(options.device)
-    from send.scorer import HallucinationScorer
+    from send.detection.scorer import HallucinationScorer
 
     scorer = HallucinationScorer.from_pretrained(
         options.model,

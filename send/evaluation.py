@@ -20,6 +20,8 @@ from torch import nn
 from torch.nn import functional
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from send.detection.score_table import Numbers, ScoreTable
+from send.detection.scorer import HallucinationScorer
 from send.evaluation_rows import EvaluationRow, draw, read_questions, with_reference, with_room
 from send.intervals import Metric, check_level, mean_over_prompts
 from send.models.answers import check_generation
@@ -27,8 +29,6 @@ from send.models.embeddings import accepted_inputs, device_of, evaluating, learn
 from send.models.generation import DEFAULT_BATCH
 from send.models.hidden_states import PENULTIMATE
 from send.rouge import rouge_l
-from send.score_table import Numbers, ScoreTable
-from send.scorer import HallucinationScorer
 from send.tracking import IGNORED, TrackingRow, padded
 
 if TYPE_CHECKING:

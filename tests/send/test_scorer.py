@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-import send.scorer
+import send.detection.scorer
 from send import HallucinationScorer, ScoreTable, ees, eigenscore
 from send.models.answers import greedy_answers, sample_answers
 from specdens import AccuracyWarning
@@ -103,7 +103,7 @@ def test_the_order_of_the_answers_changes_no_score(scorer, table, monkeypatch):
             answers, samples.embeddings[:, :, order], *(column[:, order] for column in columns)
         )
 
-    monkeypatch.setattr(send.scorer, "sample_answers", shuffled)
+    monkeypatch.setattr(send.detection.scorer, "sample_answers", shuffled)
     other = scorer(PROMPTS, **OPTIONS)
     assert other.answers != table.answers
     np.testing.assert_allclose(other.eigenscore, table.eigenscore, rtol=1e-12)
@@ -193,7 +193,7 @@ def test_other_warnings_of_ees_pass_through(scorer, monkeypatch):
         warnings.warn("of another kind", UserWarning, stacklevel=2)
         return ees(embeddings, **options)
 
-    monkeypatch.setattr(send.scorer, "ees", noisy)
+    monkeypatch.setattr(send.detection.scorer, "ees", noisy)
     with pytest.warns(UserWarning, match="of another kind"):
         scorer(PROMPTS, **OPTIONS)
 

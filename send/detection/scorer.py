@@ -16,6 +16,7 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
+from send.detection.score_table import Numbers, ScoreTable
 from send.models.answers import (
     Answers,
     Prompt,
@@ -26,7 +27,6 @@ from send.models.answers import (
 )
 from send.models.embeddings import check_pooling
 from send.models.hidden_states import PENULTIMATE, block_at
-from send.score_table import Numbers, ScoreTable
 from send.scores.eigenscore import check_alpha, check_effort, ees, eigenscore
 from specdens import AccuracyWarning
 from specdens.arrays.libraries import to_host
