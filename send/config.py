@@ -9,10 +9,10 @@ import torch
 from transformers.utils import is_torch_bf16_gpu_available
 from trl import SFTConfig
 
-from send.at_checkpoints import steps_between
 from send.distillation import check_distillation
+from send.dropout.schedule import steps_between
+from send.dropout.selection import check_selection
 from send.models.hidden_states import PENULTIMATE
-from send.selection import check_selection
 
 __all__ = ["SendConfig"]
 

@@ -21,8 +21,8 @@ from torch.utils.checkpoint import checkpoint
 from transformers import PreTrainedModel
 
 from send.divergence import bucketed_kl, forward_kl, top_k
+from send.dropout.sensitivity import check_count
 from send.models.embeddings import device_of
-from send.sensitivity import check_count
 from send.teacher import Teacher, logits_of, response_mask
 from send.teacher_cache import TeacherCache
 

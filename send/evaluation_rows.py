@@ -12,8 +12,8 @@ import numpy as np
 from transformers import PreTrainedTokenizerBase
 
 from send.data.loading import as_dataset, load_questions
+from send.dropout.tracking import IGNORED, TrackingRow, read_row
 from send.models.answers import Prompt, token_ids
-from send.tracking import IGNORED, TrackingRow, read_row
 
 if TYPE_CHECKING:
     from datasets import Dataset

@@ -20,16 +20,16 @@ from transformers import (
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 from trl import SFTTrainer
 
-from send.callback import SendCallback
 from send.checkpoints.checkpoint import Row, check_complete, last_checkpoint, saving
 from send.config import SendConfig
 from send.data.loading import as_dataset, split_tracking
 from send.distillation import ROW, Distillation, distil
+from send.dropout.callback import SendCallback
+from send.dropout.tracking import IGNORED
 from send.evaluation_callback import COLUMNS, EvaluationCallback
 from send.result import SendResult
 from send.running import RunningSums
 from send.teacher import Teacher
-from send.tracking import IGNORED
 
 if TYPE_CHECKING:
     from datasets import Dataset, IterableDataset

@@ -40,14 +40,15 @@ SPECDENS = """
 """
 
 SEND = """
-    detection.__init__ checkpoints.__init__ models.__init__ scores.__init__ data.__init__
-    scores.gram scores.eigenscore sensitivity selection models.hidden_states models.embeddings
-    models.generation models.answers detection.score_table detection.scorer masking data.shapes
-    data.lines data.loading tracking intervals rouge evaluation_rows evaluation
-    checkpoints.manifest checkpoints.checkpoint world.words world.facts world.population
-    world.rows world.tokens world.closed_world world.rates world.__init__ plotting protocol
-    at_checkpoints callback evaluation_callback divergence teacher_cache teacher distillation
-    config result running trainer __init__ experiment demo cli __main__
+    dropout.__init__ detection.__init__ checkpoints.__init__ models.__init__ scores.__init__
+    data.__init__ scores.gram scores.eigenscore dropout.sensitivity dropout.selection
+    models.hidden_states models.embeddings models.generation models.answers
+    detection.score_table detection.scorer dropout.mask data.shapes data.lines data.loading
+    dropout.tracking intervals rouge evaluation_rows evaluation checkpoints.manifest
+    checkpoints.checkpoint world.words world.facts world.population world.rows world.tokens
+    world.closed_world world.rates world.__init__ plotting dropout.sensitivity_dropout
+    dropout.schedule dropout.callback evaluation_callback divergence teacher_cache teacher
+    distillation config result running trainer __init__ experiment demo cli __main__
 """
 
 HOMES = {"specdens": {"torch.batches", "torch.graphs", "torch.curvature", "torch.operators"}}
@@ -67,9 +68,9 @@ HEAVY = {
 
 OF_MODELS = """
     models.hidden_states models.embeddings models.generation models.answers detection.scorer
-    masking tracking evaluation_rows evaluation checkpoints.checkpoint protocol at_checkpoints
-    callback evaluation_callback divergence teacher_cache teacher distillation config result
-    running trainer world.tokens experiment
+    dropout.mask dropout.tracking evaluation_rows evaluation checkpoints.checkpoint
+    dropout.sensitivity_dropout dropout.schedule dropout.callback evaluation_callback divergence
+    teacher_cache teacher distillation config result running trainer world.tokens experiment
 """
 """The files of `send` that handle models: these import torch and transformers right away."""
 

@@ -42,7 +42,7 @@ __all__ = [
 logger = logging.getLogger(__name__)
 
 Row: TypeAlias = dict[str, Any]
-"""What was measured at one checkpoint: see `send.protocol.SensitivityDropout`."""
+"""What was measured at one checkpoint: see `SensitivityDropout`."""
 
 STATE_FILE = "send_state.safetensors"
 FORMAT = "1"

@@ -6,9 +6,9 @@ import transformers
 from torch import nn
 from transformers import AutoModelForCausalLM
 
-from send.masking import SensitivityMask
+from send.dropout.mask import SensitivityMask
+from send.dropout.sensitivity_dropout import SensitivityDropout
 from send.models.hidden_states import HiddenTap, block_at, decoder_blocks, hidden_size
-from send.protocol import SensitivityDropout
 
 SIZES = {
     "vocab_size": 40,

@@ -24,10 +24,10 @@ from transformers import (
 )
 from transformers.integrations.integration_utils import INTEGRATION_TO_CALLBACK
 
-from send.callback import SendCallback
+from send.dropout.callback import SendCallback
+from send.dropout.sensitivity import SensitivityTracker
 from send.models.embeddings import sentence_embedding
 from send.models.hidden_states import HiddenTap, block_at
-from send.sensitivity import SensitivityTracker
 
 # PEFT reads an attribute that Transformers has renamed.
 pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`:FutureWarning")
@@ -577,7 +577,7 @@ def test_the_best_model_is_loaded_whole(tiny_model, tokenizer, tmp_path, droppin
 
 
 def test_a_training_too_short_for_a_mask_says_so(tiny_model, tokenizer, tmp_path, caplog):
-    caplog.set_level(logging.WARNING, "send.callback")
+    caplog.set_level(logging.WARNING, "send.dropout.callback")
     fit(tiny_model, tokenizer, tmp_path, SendCallback(TRACKED, **QUICK), num_train_epochs=2)
     assert "a mask needs window = 3 checkpoints, the start being one" in caplog.text
     caplog.clear()

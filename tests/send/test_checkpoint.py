@@ -159,7 +159,7 @@ def test_a_state_that_finds_no_space_leaves_the_checkpoint_before(tmp_path, monk
         return (write_state if state.step < 12 else out_of_space)(state, folder)
 
     write_state = send.checkpoints.checkpoint.write_state
-    monkeypatch.setattr("send.protocol.write_state", fail_later)
+    monkeypatch.setattr("send.dropout.sensitivity_dropout.write_state", fail_later)
     with pytest.raises(OSError, match=r"checkpoint-12 could not be written .*No space left") as e:
         a_trainer(str(tmp_path)).train()
     assert f"The last complete checkpoint is {tmp_path}/checkpoint-8" in str(e.value)

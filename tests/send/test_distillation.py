@@ -27,9 +27,9 @@ from transformers import (
 from send.config import SendConfig
 from send.distillation import CachedCollator
 from send.divergence import forward_kl, top_k
+from send.dropout.tracking import IGNORED
 from send.teacher import Teacher, logits_of
 from send.teacher_cache import HEADER, TeacherCache
-from send.tracking import IGNORED
 from send.trainer import SendTrainer, train
 from tests.send import naive
 from tests.send.interruption import StopAt, Stopped

@@ -14,9 +14,9 @@ from torch import nn
 from transformers import AutoModelForCausalLM
 
 from send.config import SendConfig
-from send.masking import SensitivityMask
+from send.dropout.mask import SensitivityMask
+from send.dropout.tracking import TrackingSet, read_rows
 from send.models.hidden_states import HiddenTap
-from send.tracking import TrackingSet, read_rows
 from send.trainer import SendTrainer, _plain
 
 # PEFT reads an attribute that Transformers has renamed.

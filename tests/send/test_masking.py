@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from send.masking import SensitivityMask
+from send.dropout.mask import SensitivityMask
 from send.models.hidden_states import HiddenTap, block_at
 
 CHOSEN = (1, 5, 12)

@@ -18,8 +18,8 @@ from torch.utils.data import DataLoader
 from transformers import GPT2Config, GPT2LMHeadModel
 
 from send.checkpoints.checkpoint import STATE_FILE
+from send.dropout.sensitivity_dropout import SensitivityDropout, prefixed
 from send.models.hidden_states import HiddenTap, block_at
-from send.protocol import SensitivityDropout, prefixed
 
 ROWS = [{"input_ids": [3 + i, 5, 7 + i, 9, 4][: 3 + i % 3]} for i in range(6)]
 IDS = torch.tensor([[3, 4, 5, 6, 7], [9, 8, 7, 3, 11]])
@@ -112,7 +112,7 @@ def test_a_cool_down_needs_an_end():
 
 
 def test_a_training_without_a_mask_says_so(caplog):
-    caplog.set_level(logging.WARNING, "send.protocol")
+    caplog.set_level(logging.WARNING, "send.dropout.sensitivity_dropout")
     for options in ({"warmup": 6}, {"cooldown": 4}, {"window": 7}):
         caplog.clear()
         a_send(**options).attach(a_model(), checkpoints=6)

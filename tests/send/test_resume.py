@@ -26,7 +26,6 @@ from transformers import (
     TrainingArguments,
 )
 
-from send.callback import SendCallback
 from send.checkpoints.checkpoint import (
     STATE_FILE,
     SendState,
@@ -34,6 +33,7 @@ from send.checkpoints.checkpoint import (
     read_state,
     write_state,
 )
+from send.dropout.callback import SendCallback
 from send.models.hidden_states import HiddenTap
 from tests.send.interruption import (
     LAST,

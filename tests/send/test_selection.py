@@ -5,8 +5,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from send.selection import SELECTIONS, check_selection, magnitude_matched, selected
-from send.sensitivity import most_sensitive
+from send.dropout.selection import SELECTIONS, check_selection, magnitude_matched, selected
+from send.dropout.sensitivity import most_sensitive
 
 SIZES = st.lists(st.floats(0, 1e6), min_size=2, max_size=40).map(np.array)
 FRACTIONS = st.floats(0, 0.5)

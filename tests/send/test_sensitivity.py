@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from send.sensitivity import SensitivityTracker, most_sensitive, net_change, variability
+from send.dropout.sensitivity import SensitivityTracker, most_sensitive, net_change, variability
 
 
 def literal_variability(window, before=None):

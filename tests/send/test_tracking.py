@@ -8,10 +8,10 @@ import pytest
 import torch
 from torch.nn import functional
 
+from send.dropout.tracking import IGNORED, TrackingRow, TrackingSet, read_rows
 from send.models.answers import sample_answers
 from send.models.embeddings import sentence_embedding
 from send.scores.eigenscore import eigenscore
-from send.tracking import IGNORED, TrackingRow, TrackingSet, read_rows
 
 TEMPLATE = (
     "{% for m in messages %}{{ 'question :' if m.role == 'user' else 'answer :' }} {{ m.content }} "

@@ -16,12 +16,12 @@ from peft import LoraConfig
 from transformers import AutoModelForCausalLM, AutoTokenizer, HfArgumentParser, TrainerCallback
 from trl import SFTConfig, TrlParser
 
-from send.callback import SendCallback
 from send.checkpoints.checkpoint import STATE_FILE, read_state
 from send.config import SendConfig
 from send.data.loading import split_tracking
+from send.dropout.callback import SendCallback
+from send.dropout.tracking import IGNORED, read_rows
 from send.models.hidden_states import HiddenTap, block_at
-from send.tracking import IGNORED, read_rows
 from send.trainer import SendTrainer, train
 from tests.send.interruption import StopAt, Stopped
 

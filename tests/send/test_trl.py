@@ -7,8 +7,8 @@ from peft import LoraConfig
 from transformers import BitsAndBytesConfig, GPTNeoXForCausalLM, TrainerCallback
 from trl import DPOConfig, DPOTrainer, GRPOConfig, GRPOTrainer, SFTConfig, SFTTrainer
 
-from send.callback import SendCallback
 from send.config import SendConfig
+from send.dropout.callback import SendCallback
 from send.models.hidden_states import HiddenTap, block_at
 from send.trainer import SendTrainer
 

@@ -1,6 +1,6 @@
 """Sensitivity Dropout in any Transformers `Trainer`, and in all that are made of it, as TRL's are.
 
-An adapter: what is done at a checkpoint is in `send.protocol`, and here is when one comes.
+An adapter: what is done at a checkpoint is in `sensitivity_dropout`, and here is when one comes.
 """
 
 from __future__ import annotations
@@ -17,7 +17,6 @@ from transformers import TrainingArguments
 from transformers.trainer_callback import TrainerControl, TrainerState
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
-from send.at_checkpoints import AtCheckpoints
 from send.checkpoints.checkpoint import (
     Rotation,
     Row,
@@ -27,10 +26,11 @@ from send.checkpoints.checkpoint import (
     read_state,
     saving,
 )
-from send.masking import SensitivityMask
+from send.dropout.mask import SensitivityMask
+from send.dropout.schedule import AtCheckpoints
+from send.dropout.sensitivity import SensitivityTracker
+from send.dropout.sensitivity_dropout import SensitivityDropout, prefixed
 from send.models.hidden_states import PENULTIMATE
-from send.protocol import SensitivityDropout, prefixed
-from send.sensitivity import SensitivityTracker
 
 if TYPE_CHECKING:
     from datasets import Dataset

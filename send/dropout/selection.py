@@ -11,7 +11,7 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-from send.sensitivity import most_sensitive
+from send.dropout.sensitivity import most_sensitive
 
 __all__ = ["SELECTIONS", "check_selection", "magnitude_matched", "selected"]
 

@@ -20,13 +20,13 @@ from transformers import PreTrainedTokenizerBase
 
 from send.checkpoints.checkpoint import Row, SendState, read_state, write_state
 from send.data.loading import as_dataset
-from send.masking import SensitivityMask
+from send.dropout.mask import SensitivityMask
+from send.dropout.selection import check_selection, selected
+from send.dropout.sensitivity import SensitivityTracker, check_count, check_fraction
+from send.dropout.tracking import TrackingSet, Watched, read_rows, with_fitting_prompts
 from send.models.answers import check_generation
 from send.models.embeddings import check_pooling
 from send.models.hidden_states import PENULTIMATE, block_at, hidden_size
-from send.selection import check_selection, selected
-from send.sensitivity import SensitivityTracker, check_count, check_fraction
-from send.tracking import TrackingSet, Watched, read_rows, with_fitting_prompts
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -65,7 +65,7 @@ class SensitivityDropout:
     Parameters
     ----------
     tracking_dataset : datasets.Dataset, list of dict, list of str, str or Path
-        Rows as `send.tracking.read_rows` takes them, or texts, or a file: see `send.load_texts`.
+        Rows as `tracking.read_rows` takes them, or texts, or a file: see `send.load_texts`.
     drop_fraction : float
         Share of the embedding indices to drop. 0 is plain training with the same record.
     selection : {"sensitive", "random", "magnitude-matched", "none"}
@@ -85,7 +85,7 @@ class SensitivityDropout:
     layer, pooling
         Of the embeddings, as for `send.sentence_embedding`; the mask is on the same layer.
     aggregate : {"per-input", "mean-first"}
-        As for `send.sensitivity.variability`.
+        As for `send.dropout.sensitivity.variability`.
     rescale : bool
         As for `SensitivityMask`.
     score_prompts, num_samples, max_new_tokens : int
