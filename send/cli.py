@@ -338,7 +338,7 @@ def _evaluate(arguments: list[str]) -> None:
     (options,) = _parsed("evaluate", [EvaluateOptions], arguments)
     _check_output(options.output)
     _check_device(options.device)
-    from send.evaluation import evaluate
+    from send.evaluation.evaluate import evaluate
 
     settings = {k: v for k, v in vars(options).items() if k not in {"model", "data", "output"}}
     found = evaluate(options.model, options.data, **settings, progress=True)

@@ -14,7 +14,7 @@ from transformers import PreTrainedTokenizerBase
 
 from send.checkpoints.checkpoint import Row, saving
 from send.checkpoints.manifest import write_atomically
-from send.evaluation import Evaluation
+from send.evaluation.evaluate import Evaluation
 from send.plotting import plot_history, plot_run, plot_sensitivity
 
 if TYPE_CHECKING:

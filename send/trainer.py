@@ -26,7 +26,7 @@ from send.data.loading import as_dataset, split_tracking
 from send.distillation import ROW, Distillation, distil
 from send.dropout.callback import SendCallback
 from send.dropout.tracking import IGNORED
-from send.evaluation_callback import COLUMNS, EvaluationCallback
+from send.evaluation.callback import COLUMNS, EvaluationCallback
 from send.result import SendResult
 from send.running import RunningSums
 from send.teacher import Teacher

@@ -40,15 +40,16 @@ SPECDENS = """
 """
 
 SEND = """
-    dropout.__init__ detection.__init__ checkpoints.__init__ models.__init__ scores.__init__
-    data.__init__ scores.gram scores.eigenscore dropout.sensitivity dropout.selection
-    models.hidden_states models.embeddings models.generation models.answers
+    evaluation.__init__ dropout.__init__ detection.__init__ checkpoints.__init__ models.__init__
+    scores.__init__ data.__init__ scores.gram scores.eigenscore dropout.sensitivity
+    dropout.selection models.hidden_states models.embeddings models.generation models.answers
     detection.score_table detection.scorer dropout.mask data.shapes data.lines data.loading
-    dropout.tracking intervals rouge evaluation_rows evaluation checkpoints.manifest
-    checkpoints.checkpoint world.words world.facts world.population world.rows world.tokens
-    world.closed_world world.rates world.__init__ plotting dropout.sensitivity_dropout
-    dropout.schedule dropout.callback evaluation_callback divergence teacher_cache teacher
-    distillation config result running trainer __init__ experiment demo cli __main__
+    dropout.tracking evaluation.intervals evaluation.rouge evaluation.rows evaluation.evaluate
+    checkpoints.manifest checkpoints.checkpoint world.words world.facts world.population
+    world.rows world.tokens world.closed_world world.rates world.__init__ plotting
+    dropout.sensitivity_dropout dropout.schedule dropout.callback evaluation.callback divergence
+    teacher_cache teacher distillation config result running trainer __init__ experiment demo
+    cli __main__
 """
 
 HOMES = {"specdens": {"torch.batches", "torch.graphs", "torch.curvature", "torch.operators"}}
@@ -68,8 +69,8 @@ HEAVY = {
 
 OF_MODELS = """
     models.hidden_states models.embeddings models.generation models.answers detection.scorer
-    dropout.mask dropout.tracking evaluation_rows evaluation checkpoints.checkpoint
-    dropout.sensitivity_dropout dropout.schedule dropout.callback evaluation_callback divergence
+    dropout.mask dropout.tracking evaluation.rows evaluation.evaluate checkpoints.checkpoint
+    dropout.sensitivity_dropout dropout.schedule dropout.callback evaluation.callback divergence
     teacher_cache teacher distillation config result running trainer world.tokens experiment
 """
 """The files of `send` that handle models: these import torch and transformers right away."""

@@ -15,9 +15,9 @@ from send.data.loading import load_texts
 from send.detection.scorer import HallucinationScorer
 from send.dropout.mask import SensitivityMask
 from send.dropout.tracking import IGNORED, TrackingSet, read_rows
-from send.evaluation import METRICS, evaluate, reference_nll
-from send.evaluation_rows import draw, read_questions, with_reference, with_room
-from send.rouge import rouge_l
+from send.evaluation.evaluate import METRICS, evaluate, reference_nll
+from send.evaluation.rouge import rouge_l
+from send.evaluation.rows import draw, read_questions, with_reference, with_room
 from send.world import World
 from tests.send import naive
 

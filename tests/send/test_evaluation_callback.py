@@ -21,8 +21,8 @@ from transformers import (
 from transformers.integrations.integration_utils import rewrite_logs
 
 from send.config import SendConfig
-from send.evaluation import METRICS, evaluate
-from send.evaluation_callback import COLUMNS, EvaluationCallback
+from send.evaluation.callback import COLUMNS, EvaluationCallback
+from send.evaluation.evaluate import METRICS, evaluate
 from send.trainer import SendTrainer, train
 
 pytestmark = [

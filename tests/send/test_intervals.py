@@ -9,7 +9,7 @@ from hypothesis.extra.numpy import arrays
 from hypothesis.strategies import floats, integers
 from scipy.stats import binom, ttest_1samp
 
-from send.intervals import mean_over_prompts
+from send.evaluation.intervals import mean_over_prompts
 
 VALUES = arrays(np.float64, integers(2, 20), elements=floats(-100, 100))
 

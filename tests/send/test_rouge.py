@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis.strategies import lists, sampled_from, text
 
-from send.rouge import rouge_l
+from send.evaluation.rouge import rouge_l
 
 # Values of rouge_score 0.1.2, RougeScorer(["rougeL"]).score(reference, answer).
 PUBLISHED = [

@@ -13,9 +13,9 @@ from transformers.trainer_callback import TrainerControl, TrainerState
 from send.checkpoints.checkpoint import Row
 from send.dropout.schedule import AtCheckpoints
 from send.dropout.sensitivity_dropout import agreed
-from send.evaluation import METRICS, Evaluation, check_counts, evaluate
-from send.evaluation_rows import draw, read_questions
-from send.intervals import check_level
+from send.evaluation.evaluate import METRICS, Evaluation, check_counts, evaluate
+from send.evaluation.intervals import check_level
+from send.evaluation.rows import draw, read_questions
 from send.models.answers import check_generation
 from send.models.embeddings import check_pooling
 from send.models.hidden_states import PENULTIMATE

@@ -23,13 +23,13 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from send.detection.score_table import Numbers, ScoreTable
 from send.detection.scorer import HallucinationScorer
 from send.dropout.tracking import IGNORED, TrackingRow, padded
-from send.evaluation_rows import EvaluationRow, draw, read_questions, with_reference, with_room
-from send.intervals import Metric, check_level, mean_over_prompts
+from send.evaluation.intervals import Metric, check_level, mean_over_prompts
+from send.evaluation.rouge import rouge_l
+from send.evaluation.rows import EvaluationRow, draw, read_questions, with_reference, with_room
 from send.models.answers import check_generation
 from send.models.embeddings import accepted_inputs, device_of, evaluating, learned_positions
 from send.models.generation import DEFAULT_BATCH
 from send.models.hidden_states import PENULTIMATE
-from send.rouge import rouge_l
 
 if TYPE_CHECKING:
     import pandas as pd
