@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from send.result import SendResult
+    from send.training.result import SendResult
 
 __all__ = ["main"]
 
@@ -368,9 +368,9 @@ def _recipes(arguments: list[str]) -> None:
 def _train(arguments: list[str]) -> None:
     from accelerate import PartialState
 
-    from send.config import SendConfig
     from send.data.loading import load_texts
-    from send.trainer import train
+    from send.training.config import SendConfig
+    from send.training.trainer import train
 
     options, config = _parsed("train", [TrainOptions, SendConfig], arguments)
     load = partial(load_texts, subset=options.subset, column=options.column)

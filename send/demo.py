@@ -24,9 +24,9 @@ from specdens.testing import laplacian, laplacian_eigenvalues
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-    from send.config import SendConfig
     from send.experiment import Examiner, Schedule
-    from send.result import SendResult
+    from send.training.config import SendConfig
+    from send.training.result import SendResult
     from send.world import World
 
 __all__ = ["language", "run", "spectra", "text"]
@@ -391,7 +391,7 @@ def text(
     """
     from send.data.loading import load_texts
     from send.experiment import pretrain
-    from send.trainer import train
+    from send.training.trainer import train
     from send.world import small_model
     from send.world.tokens import subword_tokenizer
 
@@ -435,8 +435,8 @@ def text(
 
 
 def _text_config(folder: Path, epochs: int, seed: int) -> SendConfig:
-    from send.config import SendConfig
     from send.experiment import quiet
+    from send.training.config import SendConfig
 
     return SendConfig(
         output_dir=str(folder / "SenD"),

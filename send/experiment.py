@@ -18,12 +18,12 @@ from transformers import (
 from transformers.trainer_callback import TrainerControl, TrainerState
 from trl import SFTConfig, SFTTrainer
 
-from send.config import SendConfig
 from send.data.loading import as_dataset
 from send.models.answers import greedy_answers, sample_answers
-from send.result import SendResult
 from send.scores.eigenscore import eigenscore
-from send.trainer import train
+from send.training.config import SendConfig
+from send.training.result import SendResult
+from send.training.trainer import train
 from send.world import Group, Question, World, hallucination_rate
 
 if TYPE_CHECKING:

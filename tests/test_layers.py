@@ -40,16 +40,17 @@ SPECDENS = """
 """
 
 SEND = """
-    evaluation.__init__ dropout.__init__ detection.__init__ checkpoints.__init__ models.__init__
-    scores.__init__ data.__init__ scores.gram scores.eigenscore dropout.sensitivity
-    dropout.selection models.hidden_states models.embeddings models.generation models.answers
-    detection.score_table detection.scorer dropout.mask data.shapes data.lines data.loading
-    dropout.tracking evaluation.intervals evaluation.rouge evaluation.rows evaluation.evaluate
-    checkpoints.manifest checkpoints.checkpoint world.words world.facts world.population
-    world.rows world.tokens world.closed_world world.rates world.__init__ plotting
-    dropout.sensitivity_dropout dropout.schedule dropout.callback evaluation.callback divergence
-    teacher_cache teacher distillation config result running trainer __init__ experiment demo
-    cli __main__
+    training.__init__ distillation.__init__ evaluation.__init__ dropout.__init__
+    detection.__init__ checkpoints.__init__ models.__init__ scores.__init__ data.__init__
+    scores.gram scores.eigenscore dropout.sensitivity dropout.selection models.hidden_states
+    models.embeddings models.generation models.answers detection.score_table detection.scorer
+    dropout.mask data.shapes data.lines data.loading dropout.tracking evaluation.intervals
+    evaluation.rouge evaluation.rows evaluation.evaluate checkpoints.manifest
+    checkpoints.checkpoint world.words world.facts world.population world.rows world.tokens
+    world.closed_world world.rates world.__init__ plotting dropout.sensitivity_dropout
+    dropout.schedule dropout.callback evaluation.callback distillation.divergence
+    distillation.teacher_cache distillation.teacher distillation.distillation training.config
+    training.result training.running_sums training.trainer __init__ experiment demo cli __main__
 """
 
 HOMES = {"specdens": {"torch.batches", "torch.graphs", "torch.curvature", "torch.operators"}}
@@ -70,8 +71,10 @@ HEAVY = {
 OF_MODELS = """
     models.hidden_states models.embeddings models.generation models.answers detection.scorer
     dropout.mask dropout.tracking evaluation.rows evaluation.evaluate checkpoints.checkpoint
-    dropout.sensitivity_dropout dropout.schedule dropout.callback evaluation.callback divergence
-    teacher_cache teacher distillation config result running trainer world.tokens experiment
+    dropout.sensitivity_dropout dropout.schedule dropout.callback evaluation.callback
+    distillation.divergence distillation.teacher_cache distillation.teacher
+    distillation.distillation training.config training.result training.running_sums
+    training.trainer world.tokens experiment
 """
 """The files of `send` that handle models: these import torch and transformers right away."""
 

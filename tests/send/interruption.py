@@ -11,8 +11,8 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast, TrainerCallback
 
 from send.checkpoints.checkpoint import check_complete, read_state
-from send.config import SendConfig
-from send.trainer import SendTrainer
+from send.training.config import SendConfig
+from send.training.trainer import SendTrainer
 
 WORDS = [f"w{i}" for i in range(30)]
 LAST = 24  # steps

@@ -17,7 +17,7 @@ from transformers import TrainerCallback
 import send.checkpoints.checkpoint
 from send.checkpoints.checkpoint import STATE_FILE, check_complete, last_checkpoint, read_state
 from send.checkpoints.manifest import BLOCK, BLOCKS, fault_of, flush, manifest
-from send.result import SendResult
+from send.training.result import SendResult
 from tests.send.interruption import LAST, StopAt, Stopped, a_trainer, assert_equal, outcome
 
 SETTINGS = {"max_steps": 12, "save_total_limit": None}

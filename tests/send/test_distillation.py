@@ -24,13 +24,13 @@ from transformers import (
     LlamaForCausalLM,
 )
 
-from send.config import SendConfig
-from send.distillation import CachedCollator
-from send.divergence import forward_kl, top_k
+from send.distillation.distillation import CachedCollator
+from send.distillation.divergence import forward_kl, top_k
+from send.distillation.teacher import Teacher, logits_of
+from send.distillation.teacher_cache import HEADER, TeacherCache
 from send.dropout.tracking import IGNORED
-from send.teacher import Teacher, logits_of
-from send.teacher_cache import HEADER, TeacherCache
-from send.trainer import SendTrainer, train
+from send.training.config import SendConfig
+from send.training.trainer import SendTrainer, train
 from tests.send import naive
 from tests.send.interruption import StopAt, Stopped
 
@@ -181,7 +181,7 @@ def test_portions_of_logits_give_the_same(tiny_model, teacher, tokenizer, tmp_pa
     trainer = a_trainer(tiny_model, tokenizer, tmp_path, teacher)
     examples = [trainer.train_dataset[i] for i in range(8)]
     whole = gradients(trainer, [examples])
-    monkeypatch.setattr("send.distillation.PORTION", 3 * tiny_model.config.vocab_size)
+    monkeypatch.setattr("send.distillation.distillation.PORTION", 3 * tiny_model.config.vocab_size)
     parts = gradients(trainer, [examples])
     assert parts[0] == pytest.approx(whole[0], rel=1e-6)
     for name, grad in whole[1].items():
@@ -369,7 +369,7 @@ def test_mixed_precision_compares_in_float32(tiny_model, teacher, tokenizer, tmp
         seen.append((student_logits.dtype, teacher_logits.dtype, value.dtype))
         return value
 
-    monkeypatch.setattr("send.distillation.forward_kl", spy)
+    monkeypatch.setattr("send.distillation.distillation.forward_kl", spy)
     trainer = a_trainer(tiny_model, tokenizer, tmp_path, teacher, bf16=True)
     trainer.train()
     assert set(seen) == {(torch.bfloat16, torch.float32, torch.float32)}
@@ -521,7 +521,7 @@ def test_the_cache_says_what_the_teacher_says(tiny_model, teacher, tokenizer, tm
 
 
 def test_rows_are_found_in_any_order(tiny_model, teacher, tokenizer, tmp_path, monkeypatch):
-    monkeypatch.setattr("send.teacher_cache.ROWS_PER_FILE", 7)
+    monkeypatch.setattr("send.distillation.teacher_cache.ROWS_PER_FILE", 7)
     options = {"kd_cache": str(tmp_path / "cache"), "kd_top_k": 5}
     trainer = a_trainer(tiny_model, tokenizer, tmp_path, teacher, **options)
     assert len(list((tmp_path / "cache").glob("rows-*.safetensors"))) == 6
@@ -555,7 +555,7 @@ def test_a_complete_cache_needs_no_teacher(tiny_model, tokenizer, tmp_path, fold
 
 
 def test_a_half_written_cache_is_completed(tiny_model, teacher, tokenizer, tmp_path, monkeypatch):
-    monkeypatch.setattr("send.teacher_cache.ROWS_PER_FILE", 7)
+    monkeypatch.setattr("send.distillation.teacher_cache.ROWS_PER_FILE", 7)
     cache = tmp_path / "cache"
     a_trainer(tiny_model, tokenizer, tmp_path, teacher, kd_cache=str(cache))
     files = sorted(cache.glob("rows-*.safetensors"))

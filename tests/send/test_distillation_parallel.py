@@ -19,11 +19,11 @@ from torch.distributed.fsdp import fully_shard
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 from trl.trainer.utils import add_fused_lm_head
 
-from send import distillation
-from send.config import SendConfig
-from send.distillation import Distillation
-from send.teacher import Teacher
-from send.trainer import SendTrainer
+from send.distillation import distillation
+from send.distillation.distillation import Distillation
+from send.distillation.teacher import Teacher
+from send.training.config import SendConfig
+from send.training.trainer import SendTrainer
 
 pytestmark = pytest.mark.filterwarnings("ignore:`gradient_checkpointing:FutureWarning")
 

@@ -8,7 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from send.divergence import bucketed_kl, forward_kl, top_k
+from send.distillation.divergence import bucketed_kl, forward_kl, top_k
 from tests.send import naive
 
 EPS = torch.finfo(torch.float64).eps

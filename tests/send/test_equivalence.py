@@ -13,11 +13,11 @@ from peft import LoraConfig
 from torch import nn
 from transformers import AutoModelForCausalLM
 
-from send.config import SendConfig
 from send.dropout.mask import SensitivityMask
 from send.dropout.tracking import TrackingSet, read_rows
 from send.models.hidden_states import HiddenTap
-from send.trainer import SendTrainer, _plain
+from send.training.config import SendConfig
+from send.training.trainer import SendTrainer, _plain
 
 # PEFT reads an attribute that Transformers has renamed.
 pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`:FutureWarning")

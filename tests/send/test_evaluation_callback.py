@@ -20,10 +20,10 @@ from transformers import (
 )
 from transformers.integrations.integration_utils import rewrite_logs
 
-from send.config import SendConfig
 from send.evaluation.callback import COLUMNS, EvaluationCallback
 from send.evaluation.evaluate import METRICS, evaluate
-from send.trainer import SendTrainer, train
+from send.training.config import SendConfig
+from send.training.trainer import SendTrainer, train
 
 pytestmark = [
     # PEFT and TRL read attributes that Transformers has renamed.

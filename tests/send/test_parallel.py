@@ -15,7 +15,8 @@ from accelerate.state import AcceleratorState, PartialState
 from accelerate.utils import DistributedType
 from transformers import AutoModelForCausalLM, TrainerCallback
 
-from send import cli, trainer
+from send import cli
+from send.training import trainer
 from send.world import World, small_model
 
 WORLD = World(0, people=12, new_people=8, unknown_people=4)

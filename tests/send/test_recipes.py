@@ -12,7 +12,7 @@ from accelerate.utils.launch import prepare_deepspeed_cmd_env, prepare_multi_gpu
 from transformers import AutoModelForCausalLM
 
 from send import cli
-from send.config import SendConfig
+from send.training.config import SendConfig
 from send.world import World, small_model
 
 TRAININGS = sorted(path.stem for path in cli.RECIPES.glob("*.yaml"))

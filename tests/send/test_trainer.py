@@ -17,12 +17,12 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, HfArgumentParser, 
 from trl import SFTConfig, TrlParser
 
 from send.checkpoints.checkpoint import STATE_FILE, read_state
-from send.config import SendConfig
 from send.data.loading import split_tracking
 from send.dropout.callback import SendCallback
 from send.dropout.tracking import IGNORED, read_rows
 from send.models.hidden_states import HiddenTap, block_at
-from send.trainer import SendTrainer, train
+from send.training.config import SendConfig
+from send.training.trainer import SendTrainer, train
 from tests.send.interruption import StopAt, Stopped
 
 pytestmark = [
@@ -447,7 +447,7 @@ def test_defaults_are_the_papers(tmp_path):
     ],
 )
 def test_precision_is_what_the_machine_has(tmp_path, monkeypatch, machine, options, expected):
-    for module in ("send.config", "transformers.training_args"):
+    for module in ("send.training.config", "transformers.training_args"):
         monkeypatch.setattr(f"{module}.is_torch_bf16_gpu_available", lambda: machine)
     assert SendConfig(str(tmp_path), **options).bf16 is expected
 

@@ -7,10 +7,10 @@ from peft import LoraConfig
 from transformers import BitsAndBytesConfig, GPTNeoXForCausalLM, TrainerCallback
 from trl import DPOConfig, DPOTrainer, GRPOConfig, GRPOTrainer, SFTConfig, SFTTrainer
 
-from send.config import SendConfig
 from send.dropout.callback import SendCallback
 from send.models.hidden_states import HiddenTap, block_at
-from send.trainer import SendTrainer
+from send.training.config import SendConfig
+from send.training.trainer import SendTrainer
 
 # TRL and PEFT call what Transformers has renamed.
 pytestmark = pytest.mark.filterwarnings("ignore:`(is_)?gradient_checkpointing:FutureWarning")

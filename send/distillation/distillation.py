@@ -20,11 +20,11 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint
 from transformers import PreTrainedModel
 
-from send.divergence import bucketed_kl, forward_kl, top_k
+from send.distillation.divergence import bucketed_kl, forward_kl, top_k
+from send.distillation.teacher import Teacher, logits_of, response_mask
+from send.distillation.teacher_cache import TeacherCache
 from send.dropout.sensitivity import check_count
 from send.models.embeddings import device_of
-from send.teacher import Teacher, logits_of, response_mask
-from send.teacher_cache import TeacherCache
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -105,7 +105,7 @@ class Distillation:
     form : {"sum", "convex"}
         The loss: ``L_SFT + lambda L_KD``, or ``(1 - lambda) L_SFT + lambda L_KD``.
     temperature : float
-        As for `send.divergence.forward_kl`.
+        As for `send.distillation.divergence.forward_kl`.
 
     Attributes
     ----------
@@ -119,7 +119,7 @@ class Distillation:
 
     Notes
     -----
-    L_KD is the mean of `send.divergence.forward_kl` over response tokens. The cross-entropy of
+    L_KD is the mean of `forward_kl` over response tokens. The cross-entropy of
     teacher and student, which the literature writes, is larger by the entropy of the teacher, a
     constant: the gradient is the same, and 0 here means that they agree.
 

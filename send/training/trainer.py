@@ -21,15 +21,15 @@ from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 from trl import SFTTrainer
 
 from send.checkpoints.checkpoint import Row, check_complete, last_checkpoint, saving
-from send.config import SendConfig
 from send.data.loading import as_dataset, split_tracking
-from send.distillation import ROW, Distillation, distil
+from send.distillation.distillation import ROW, Distillation, distil
+from send.distillation.teacher import Teacher
 from send.dropout.callback import SendCallback
 from send.dropout.tracking import IGNORED
 from send.evaluation.callback import COLUMNS, EvaluationCallback
-from send.result import SendResult
-from send.running import RunningSums
-from send.teacher import Teacher
+from send.training.config import SendConfig
+from send.training.result import SendResult
+from send.training.running_sums import RunningSums
 
 if TYPE_CHECKING:
     from datasets import Dataset, IterableDataset
@@ -195,7 +195,7 @@ class SendTrainer(SFTTrainer):  # type: ignore[misc]  # mypy does not follow trl
         `send.evaluate`; ``args.eval_prompts`` of them, 8 answers at once for each of
         ``args.per_device_eval_batch_size``.
     teacher : PreTrainedModel, str or Path, optional
-        A model with the same tokenizer, or where it is: see `send.distillation.Distillation`. It is
+        A model with the same tokenizer, or where it is: see `Distillation`. It is
         frozen, each process has a whole one, and the mask is not on it. None, or
         ``args.lambda_kd = 0``: no distillation.
     eval_dataset, processing_class, data_collator, callbacks, optimizers, quantization_config

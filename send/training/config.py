@@ -9,7 +9,7 @@ import torch
 from transformers.utils import is_torch_bf16_gpu_available
 from trl import SFTConfig
 
-from send.distillation import check_distillation
+from send.distillation.distillation import check_distillation
 from send.dropout.schedule import steps_between
 from send.dropout.selection import check_selection
 from send.models.hidden_states import PENULTIMATE

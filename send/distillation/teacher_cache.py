@@ -117,7 +117,7 @@ class TeacherCache:
         lengths : sequence of int
             Number of response tokens of each of them.
         indices : Tensor, shape (sum of lengths, k)
-            As of `send.divergence.top_k`; kept as int32.
+            As of `send.distillation.divergence.top_k`; kept as int32.
         log_probs : Tensor, shape (sum of lengths, k + 1 or k)
             Kept as float16.
         """
