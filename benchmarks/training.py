@@ -36,7 +36,7 @@ from transformers import GPTNeoXConfig, GPTNeoXForCausalLM, PreTrainedModel, Tra
 from trl import SFTConfig, SFTTrainer
 
 from send import SendConfig, SendTrainer
-from send.experiment import quiet
+from send.demo.experiment import quiet
 from send.world import World
 
 STEPS_AT_MOST = 1.03

@@ -27,7 +27,7 @@ import torch
 from record import record
 
 from send import load_texts
-from send.experiment import pretrain
+from send.demo.experiment import pretrain
 from send.world import small_model
 from send.world.tokens import subword_tokenizer
 

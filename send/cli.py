@@ -247,7 +247,7 @@ def _check_config(following: list[str]) -> None:
 
 def _demo(arguments: list[str]) -> None:
     (options,) = _parsed("demo", [DemoOptions], arguments)
-    from send import demo
+    from send.demo import demo
 
     folder = Path(options.output_dir)
     if options.text is None:

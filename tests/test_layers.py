@@ -40,7 +40,7 @@ SPECDENS = """
 """
 
 SEND = """
-    training.__init__ distillation.__init__ evaluation.__init__ dropout.__init__
+    demo.__init__ training.__init__ distillation.__init__ evaluation.__init__ dropout.__init__
     detection.__init__ checkpoints.__init__ models.__init__ scores.__init__ data.__init__
     scores.gram scores.eigenscore dropout.sensitivity dropout.selection models.hidden_states
     models.embeddings models.generation models.answers detection.score_table detection.scorer
@@ -50,7 +50,8 @@ SEND = """
     world.closed_world world.rates world.__init__ plotting dropout.sensitivity_dropout
     dropout.schedule dropout.callback evaluation.callback distillation.divergence
     distillation.teacher_cache distillation.teacher distillation.distillation training.config
-    training.result training.running_sums training.trainer __init__ experiment demo cli __main__
+    training.result training.running_sums training.trainer __init__ demo.experiment demo.demo
+    cli __main__
 """
 
 HOMES = {"specdens": {"torch.batches", "torch.graphs", "torch.curvature", "torch.operators"}}
@@ -74,7 +75,7 @@ OF_MODELS = """
     dropout.sensitivity_dropout dropout.schedule dropout.callback evaluation.callback
     distillation.divergence distillation.teacher_cache distillation.teacher
     distillation.distillation training.config training.result training.running_sums
-    training.trainer world.tokens experiment
+    training.trainer world.tokens demo.experiment
 """
 """The files of `send` that handle models: these import torch and transformers right away."""
 

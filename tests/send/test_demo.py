@@ -13,8 +13,8 @@ import torch
 from matplotlib.figure import Figure
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from send.demo import _draw_training, _holds, _print_table, language, spectra, text
-from send.experiment import Schedule
+from send.demo.demo import _draw_training, _holds, _print_table, language, spectra, text
+from send.demo.experiment import Schedule
 from send.world import World
 
 TINY = Schedule(pretraining_epochs=2, finetuning_epochs=4, questions=12, scored=3)

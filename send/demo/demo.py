@@ -24,7 +24,7 @@ from specdens.testing import laplacian, laplacian_eigenvalues
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-    from send.experiment import Examiner, Schedule
+    from send.demo.experiment import Examiner, Schedule
     from send.training.config import SendConfig
     from send.training.result import SendResult
     from send.world import World
@@ -204,7 +204,7 @@ def language(
     dict
         For each arm, what was found at every epoch.
     """
-    from send.experiment import Schedule, pretrain
+    from send.demo.experiment import Schedule, pretrain
     from send.world import World, small_model
 
     world = World(seed, people=200) if world is None else world
@@ -244,7 +244,7 @@ def language(
 def _fine_tuned(
     arm: str, world: World, schedule: Schedule, seed: int, folder: Path
 ) -> tuple[Examiner, SendResult]:
-    from send.experiment import Examiner, fine_tune
+    from send.demo.experiment import Examiner, fine_tune
 
     print(f"   Fine-tuning on the new people, {arm}:")
     examiner = Examiner(world, schedule, seed=seed)
@@ -390,7 +390,7 @@ def text(
         If the texts cannot be read, see `send.load_texts`, or are less than 3.
     """
     from send.data.loading import load_texts
-    from send.experiment import pretrain
+    from send.demo.experiment import pretrain
     from send.training.trainer import train
     from send.world import small_model
     from send.world.tokens import subword_tokenizer
@@ -435,7 +435,7 @@ def text(
 
 
 def _text_config(folder: Path, epochs: int, seed: int) -> SendConfig:
-    from send.experiment import quiet
+    from send.demo.experiment import quiet
     from send.training.config import SendConfig
 
     return SendConfig(
