@@ -46,7 +46,7 @@ from tests.send.interruption import (
 )
 
 EPOCH = 4  # steps
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 SETTINGS = {
     "max_steps": LAST,
     "per_device_train_batch_size": 4,

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from send.data.lines import numbered_rows
 from send.data.loading import as_dataset, load_prompts, load_texts, natural_spacing, split_tracking
 
-REAL = Path(os.environ.get("SPECDENS_DATA", Path(__file__).parents[3] / "shared" / "data"))
+REAL = Path(os.environ.get("SPECDENS_DATA", Path(__file__).parents[4] / "shared" / "data"))
 
 TEXTS = ["Ada was born in Oslo.", "Bo is a baker."]
 CHAT = [

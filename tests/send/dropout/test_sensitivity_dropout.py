@@ -408,7 +408,7 @@ def test_accelerate_saves_and_loads_it_with_everything_else(tmp_path):
 
 
 def documented_loop(tmp_path, *, resuming=False, stopped=False):
-    text = (Path(__file__).parents[2] / "docs" / "send.md").read_text()
+    text = (Path(__file__).parents[3] / "docs" / "send.md").read_text()
     code = next(part for part in re.findall(r"```python\n(.*?)```", text, re.S) if "attach" in part)
     accelerator, model = Accelerator(cpu=True), a_model()
     loader = DataLoader([{"input_ids": ids, "labels": ids} for ids in IDS], batch_size=1)

@@ -136,7 +136,7 @@ def ranks(tmp_path_factory):
         port = str(free.getsockname()[1])
     shared = {
         **os.environ,
-        "PYTHONPATH": str(Path(__file__).parents[2]),
+        "PYTHONPATH": str(Path(__file__).parents[3]),
         "OMP_NUM_THREADS": "1",
         "CI": "1",
         "MASTER_ADDR": "127.0.0.1",

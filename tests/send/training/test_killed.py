@@ -24,7 +24,7 @@ from tests.send.interruption import LAST, a_trainer, assert_equal, outcome
 resource = pytest.importorskip("resource")
 pytestmark = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="forks after imports")
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 
 
 # The program ----------------------------------------------------------------------------------
