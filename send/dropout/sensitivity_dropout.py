@@ -144,12 +144,12 @@ class SensitivityDropout:
     >>> rows = [{"input_ids": [3, 1, 4, 1, 5]}, {"input_ids": [2, 7, 1, 8]}]
     >>> send = SensitivityDropout(rows, score_prompts=0)
     >>> send.attach(model)
-    >>> row = send.checkpoints.checkpoint(step=0)
+    >>> row = send.checkpoint(step=0)
     >>> ids = torch.tensor([[9, 2, 6, 5]])
     >>> for step in range(1, 5):
     ...     model(ids, labels=ids).loss.backward()
     ...     optimizer.step()
-    ...     row = send.checkpoints.checkpoint(step=step)
+    ...     row = send.checkpoint(step=step)
     >>> send.detach()
     >>> [len(row["masked"]) for row in send.history]
     [0, 0, 2, 2, 2]

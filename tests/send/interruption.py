@@ -96,7 +96,7 @@ def outcome(folder, last=LAST):
         "optimizer": torch.load(checkpoint / "optimizer.pt"),
         "schedule": torch.load(checkpoint / "scheduler.pt"),
         "random": torch.load(checkpoint / "rng_state.pth", weights_only=False),
-        "embeddings": send.models.embeddings,
+        "embeddings": send.embeddings,
         "history": send.history,
         "log": timeless,
     }

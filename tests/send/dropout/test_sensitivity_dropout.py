@@ -50,14 +50,14 @@ def train(send, model, steps, forward=None, every_step=lambda: None):
         optimizer.step()
         optimizer.zero_grad()
         every_step()
-        send.checkpoints.checkpoint(step=step)
+        send.checkpoint(step=step)
     return zeros
 
 
 def run(steps=8, planned=None, model=None, **options):
     send, model = a_send(**options), (model or a_model()).train()
     send.attach(model, checkpoints=planned)
-    send.checkpoints.checkpoint(step=0)
+    send.checkpoint(step=0)
     zeros = train(send, model, steps)
     send.detach()
     return send, model, zeros
@@ -158,7 +158,7 @@ def test_controls_are_other_indices_at_each_choice(selection):
 def test_the_achieved_ratio_is_that_of_mean_absolute_activations():
     send, model = a_send(selection="magnitude-matched", window=2), a_model().train()
     send.attach(model)
-    send.checkpoints.checkpoint(step=0)
+    send.checkpoint(step=0)
     train(send, model, 1)
     row, model = send.history[-1], model.eval()
     with torch.no_grad(), HiddenTap(model) as tap:
@@ -184,7 +184,7 @@ def rows_passed(send, model, steps):
     optimizer = torch.optim.SGD(model.parameters(), lr=0.05)
     for step in range(steps):
         counts.append(0)
-        send.checkpoints.checkpoint(step=step)
+        send.checkpoint(step=step)
         model(input_ids=IDS, labels=IDS).loss.backward()
         optimizer.step()
     handle.remove()
@@ -207,7 +207,7 @@ def test_the_jump_is_the_difference_of_two_losses_on_the_same_rows():
     many = [{"input_ids": [3 + i % 9, 5, 7 + i % 5, 9 + i % 7][: 2 + i % 3]} for i in range(41)]
     send, model = a_send(many, batch_size=2, window=2), a_model().train()
     send.attach(model)
-    send.checkpoints.checkpoint(step=0)
+    send.checkpoint(step=0)
     train(send, model, 1)
     row, part = send.history[-1], send._attached.tracking.part
     assert part.tolist() == [0, 1, 20, 21]  # of 21 batches two, evenly spaced
@@ -250,7 +250,7 @@ def test_the_jump_is_the_difference_of_two_losses_on_the_same_rows():
 def test_a_jump_that_little_is_known_of(rows, jump, error):
     send, model = a_send(rows, batch_size=1, window=2), a_model().train()
     send.attach(model)
-    send.checkpoints.checkpoint(step=0)
+    send.checkpoint(step=0)
     train(send, model, 1)
     row = send.history[-1]
     assert row["masked"]
@@ -274,10 +274,10 @@ def test_logs_have_prefixed_names_and_numbers():
 def test_what_it_is_told_is_in_the_record():
     send = a_send()
     send.attach(a_model())
-    row = send.checkpoints.checkpoint(step=7, epoch=2, train_loss=torch.tensor(0.5))
+    row = send.checkpoint(step=7, epoch=2, train_loss=torch.tensor(0.5))
     assert (row["step"], row["epoch"], row["train_loss"]) == (7, 2.0, 0.5)
     assert send.history == [row]
-    assert (send.checkpoints.checkpoint(step=8)["epoch"], send.history[1]["train_loss"]) == (
+    assert (send.checkpoint(step=8)["epoch"], send.history[1]["train_loss"]) == (
         None,
         None,
     )
@@ -286,7 +286,7 @@ def test_what_it_is_told_is_in_the_record():
 def test_attaching_again_begins_anew():
     send, model = a_send(window=2), a_model()
     send.attach(model)
-    send.checkpoints.checkpoint(step=0)
+    send.checkpoint(step=0)
     send.attach(model)
     assert send.history == []
     assert len(send.tracker.checkpoints) == 0
@@ -300,7 +300,7 @@ def test_without_a_model_there_is_nothing_to_do():
     send = a_send()
     send.detach()
     given = {"step": 0, "embeddings": torch.zeros(1, 1, 1), "history": [], "identity": {}}
-    for call in (lambda: send.checkpoints.checkpoint(step=0), lambda: send.load_state_dict(given)):
+    for call in (lambda: send.checkpoint(step=0), lambda: send.load_state_dict(given)):
         with pytest.raises(RuntimeError, match=r"call attach\(model, tokenizer\) first"):
             call()
     send.attach(a_model())
@@ -317,7 +317,7 @@ def test_a_loop_goes_on_as_if_it_had_not_been_stopped(tmp_path, way, selection):
     unbroken, whole, _ = run(9, selection=selection)
     send, model = a_send(selection=selection), a_model().train()
     send.attach(model)
-    send.checkpoints.checkpoint(step=0)
+    send.checkpoint(step=0)
     train(send, model, 4)
     if way == "file":
         send.save(tmp_path)
@@ -379,7 +379,7 @@ def accelerated(folder, *, stop=None, resume=False):
         accelerator.load_state(folder)
         step = send.history[-1]["step"]
     else:
-        send.checkpoints.checkpoint(step=0)
+        send.checkpoint(step=0)
     for epoch in range(len(send.history), 8):
         model.train()
         for ids in loader:
@@ -389,7 +389,7 @@ def accelerated(folder, *, stop=None, resume=False):
                 optimizer.step()
                 optimizer.zero_grad()
             step += accelerator.sync_gradients
-        send.checkpoints.checkpoint(step=step, epoch=epoch, train_loss=loss)
+        send.checkpoint(step=step, epoch=epoch, train_loss=loss)
         if epoch == stop:
             accelerator.save_state(folder)
             break
@@ -461,7 +461,7 @@ def test_a_change_of_the_mask_compiles_nothing_anew(fresh_compiler, how, rescale
         blocks = model.transformer.h
         for i, block in enumerate(blocks):
             blocks[i] = torch.compile(block, backend="aot_eager")
-    send.checkpoints.checkpoint(step=0)
+    send.checkpoint(step=0)
     model(IDS, labels=IDS).loss.backward()  # compiled here, without a mask
     model.zero_grad()
     with torch._dynamo.config.patch(error_on_recompile=True):
@@ -470,7 +470,7 @@ def test_a_change_of_the_mask_compiles_nothing_anew(fresh_compiler, how, rescale
             model(IDS, labels=IDS).loss.backward()
             optimizer.step()
             optimizer.zero_grad()
-            send.checkpoints.checkpoint(step=step)
+            send.checkpoint(step=step)
     assert torch._dynamo.utils.counters["frames"]["ok"] > 0  # it was compiled
     assert [row["masked"] for row in send.history] == [row["masked"] for row in plain.history]
     assert all(row["masked"] for row in send.history[1:])
@@ -483,7 +483,7 @@ def test_a_compiled_or_replicated_model_may_be_attached(fresh_compiler):
         model = a_model().train()
         send = a_send()
         send.attach(wrap(model))
-        assert send.checkpoints.checkpoint(step=0)["masked"] == []
+        assert send.checkpoint(step=0)["masked"] == []
         assert len(block_at(model)._forward_hooks) == 1
         send.detach()
 
@@ -494,7 +494,7 @@ def test_autocast_and_models_of_half_precision_train_under_the_mask(dtype):
         send, model = a_send(window=2), a_model().train()
         model = model.to(dtype) if cast else model
         send.attach(model)
-        send.checkpoints.checkpoint(step=0)
+        send.checkpoint(step=0)
 
         def forward(*args, model=model, cast=cast, **kwargs):
             with torch.autocast("cpu", dtype, enabled=not cast):

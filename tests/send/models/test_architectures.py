@@ -106,11 +106,11 @@ def test_the_tap_reads_the_hidden_states_and_the_mask_zeroes_them(model):
 def test_a_checkpoint_is_measured_in_every_architecture(model):
     send = SensitivityDropout([{"input_ids": [3, 4, 5]}] * 3, window=2, score_prompts=0)
     send.attach(model)
-    send.checkpoints.checkpoint(step=0)
+    send.checkpoint(step=0)
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.mul_(1.01)
-    row = send.checkpoints.checkpoint(step=1)
+    row = send.checkpoint(step=1)
     assert len(row["masked"]) == 3
     assert row["loss_jump"] != 0
     send.detach()
