@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from specdens.determinants.inv_quad_logdet import inv_quad_logdet
     from specdens.determinants.logdet import logdet, slogdet
     from specdens.determinants.logpdet import logpdet
+    from specdens.exact.ldl_inertia import Inertia
     from specdens.operators.algebra import Gram, Scaled, Shifted, Sum
     from specdens.operators.aslinearoperator import aslinearoperator
     from specdens.operators.diagonals import Diagonals
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
     from specdens.spectra.density import density, local_density
     from specdens.spectra.eigencount import eigencount, spectral_bounds
     from specdens.spectra.entropies import entropy, estrada_index, heat_trace, renyi_entropy
-    from specdens.spectra.inertia import Inertia, inertia
+    from specdens.spectra.inertia import inertia
     from specdens.spectra.norms import (
         condition_number,
         effective_rank,
@@ -128,7 +129,7 @@ _HOME = {
     "diagonal_function": "traces.diagonal",
     "trace_function": "traces.trace_function",
     "greens_function": "vectors.greens_function",
-    "Inertia": "spectra.inertia",
+    "Inertia": "exact.ldl_inertia",
     "inertia": "spectra.inertia",
     "Stencil": "operators.stencil",
     "inv_quad_logdet": "determinants.inv_quad_logdet",
