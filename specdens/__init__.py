@@ -35,12 +35,10 @@ if TYPE_CHECKING:
     )
     from specdens.spectra.spectral_density import SpectralDensity
     from specdens.spectra.spectrum import Spectrum, spectrum
-    from specdens.structured.operators import (
-        BlockDiagonal,
-        DiagonalPlusLowRank,
-        Kronecker,
-        Permuted,
-    )
+    from specdens.structured.block_diagonal import BlockDiagonal
+    from specdens.structured.diagonal_plus_low_rank import DiagonalPlusLowRank
+    from specdens.structured.kronecker import Kronecker
+    from specdens.structured.permuted import Permuted
     from specdens.traces.diagonal import diagonal, diagonal_function
     from specdens.traces.trace import trace
     from specdens.traces.trace_function import trace_function
@@ -150,10 +148,10 @@ _HOME = {
     "Spectrum": "spectra.spectrum",
     "spectrum": "spectra.spectrum",
     "SpectralDensity": "spectra.spectral_density",
-    "BlockDiagonal": "structured.operators",
-    "DiagonalPlusLowRank": "structured.operators",
-    "Kronecker": "structured.operators",
-    "Permuted": "structured.operators",
+    "BlockDiagonal": "structured.block_diagonal",
+    "DiagonalPlusLowRank": "structured.diagonal_plus_low_rank",
+    "Kronecker": "structured.kronecker",
+    "Permuted": "structured.permuted",
     "entropy": "spectra.entropies",
     "estrada_index": "spectra.entropies",
     "heat_trace": "spectra.entropies",

@@ -23,7 +23,8 @@ SPECDENS = """
     operators.stencil recurrences.step recurrences.lanczos recurrences.quadrature
     recurrences.chebyshev_moments problem.bounds exact.factorizations exact.ldl_inertia
     problem.prepare
-    structured.gram_nullspace structured.operators structured.spectrum_union exact.pencils
+    structured.gram_nullspace structured.parts structured.kronecker structured.block_diagonal
+    structured.permuted structured.diagonal_plus_low_rank structured.spectrum_union exact.pencils
     estimation.control_variates estimation.sampling scalar_functions
     estimation.truncation estimation.estimate structured.exact_rules estimation.probe_mean
     estimation.goal recurrences.krylov_basis recurrences.deflation estimation.deflation_gain

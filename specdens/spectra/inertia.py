@@ -6,24 +6,14 @@ from typing import Any
 
 import numpy as np
 
-from specdens.arrays.libraries import (
-    Array,
-    adjoint,
-    is_complex,
-    to_host,
-)
+from specdens.arrays.libraries import Array, adjoint, is_complex, to_host
 from specdens.exact.factorizations import UNIT, dense_of, sparse_on_host, spectrum_is_small
-from specdens.exact.ldl_inertia import (
-    Inertia,
-    combined,
-    count_signs,
-    dense_inertia,
-    sparse_inertia,
-)
+from specdens.exact.ldl_inertia import Inertia, combined, count_signs, dense_inertia, sparse_inertia
 from specdens.operators.explicit import ExplicitOperator
 from specdens.operators.linear_operator import LinearOperator
 from specdens.problem.prepare import Problem, prepare, require_hermitian
-from specdens.structured.operators import DiagonalPlusLowRank, Kronecker
+from specdens.structured.diagonal_plus_low_rank import DiagonalPlusLowRank
+from specdens.structured.kronecker import Kronecker
 from specdens.structured.spectrum_union import eigenvalues, eigenvalues_are_cheap, union
 
 __all__ = ["inertia"]
