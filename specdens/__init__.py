@@ -16,9 +16,10 @@ if TYPE_CHECKING:
     from specdens.determinants.logdet import logdet, slogdet
     from specdens.determinants.logpdet import logpdet
     from specdens.exact.ldl_inertia import Inertia
-    from specdens.operators.algebra import Gram, Scaled, Shifted, Sum
+    from specdens.operators.algebra import Scaled, Shifted, Sum
     from specdens.operators.aslinearoperator import aslinearoperator
     from specdens.operators.diagonals import Diagonals
+    from specdens.operators.gram import Gram
     from specdens.operators.stencil import Stencil
     from specdens.results import AccuracyWarning, Estimate, SpectralBounds
     from specdens.sketching.xdiag import DiagonalEstimate
@@ -136,7 +137,7 @@ _HOME = {
     "nuclear_norm": "spectra.norms",
     "numerical_rank": "spectra.norms",
     "schatten_norm": "spectra.norms",
-    "Gram": "operators.algebra",
+    "Gram": "operators.gram",
     "Scaled": "operators.algebra",
     "Shifted": "operators.algebra",
     "Sum": "operators.algebra",

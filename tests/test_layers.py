@@ -20,7 +20,7 @@ SPECDENS = """
     arrays.libraries arrays.probes recurrences.chebyshev_series results
     operators.linear_operator operators.explicit operators.dense operators.sparse
     operators.sliced operators.diagonals operators.aslinearoperator operators.algebra
-    operators.stencil recurrences.step recurrences.lanczos recurrences.quadrature
+    operators.gram operators.stencil recurrences.step recurrences.lanczos recurrences.quadrature
     recurrences.chebyshev_moments problem.bounds exact.factorizations exact.ldl_inertia
     problem.prepare
     structured.gram_nullspace structured.parts structured.kronecker structured.block_diagonal

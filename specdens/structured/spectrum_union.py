@@ -7,9 +7,10 @@ from dataclasses import dataclass, replace
 
 from specdens.arrays.libraries import Array, is_complex
 from specdens.exact.factorizations import dense_of, spectrum_is_small
-from specdens.operators.algebra import Gram, Scaled, Shifted
+from specdens.operators.algebra import Scaled, Shifted
 from specdens.operators.aslinearoperator import aslinearoperator
 from specdens.operators.explicit import ExplicitOperator
+from specdens.operators.gram import Gram
 from specdens.operators.linear_operator import LinearOperator
 from specdens.operators.stencil import Stencil
 from specdens.problem.prepare import Problem, prepare
