@@ -6,7 +6,7 @@ import numpy as np
 import scipy.sparse as sp
 from record import record
 
-from specdens.spectra.inertia import CERTAIN, _crossing, _factored
+from specdens.exact.ldl_inertia import CERTAIN, _crossing, _factored
 from specdens.testing import laplacian
 
 

@@ -15,16 +15,18 @@ if TYPE_CHECKING:
     from specdens.determinants.inv_quad_logdet import inv_quad_logdet
     from specdens.determinants.logdet import logdet, slogdet
     from specdens.determinants.logpdet import logpdet
-    from specdens.operators.algebra import Gram, Scaled, Shifted, Sum
+    from specdens.exact.ldl_inertia import Inertia
+    from specdens.operators.algebra import Scaled, Shifted, Sum
     from specdens.operators.aslinearoperator import aslinearoperator
     from specdens.operators.diagonals import Diagonals
+    from specdens.operators.gram import Gram
     from specdens.operators.stencil import Stencil
     from specdens.results import AccuracyWarning, Estimate, SpectralBounds
     from specdens.sketching.xdiag import DiagonalEstimate
     from specdens.spectra.density import density, local_density
     from specdens.spectra.eigencount import eigencount, spectral_bounds
     from specdens.spectra.entropies import entropy, estrada_index, heat_trace, renyi_entropy
-    from specdens.spectra.inertia import Inertia, inertia
+    from specdens.spectra.inertia import inertia
     from specdens.spectra.norms import (
         condition_number,
         effective_rank,
@@ -34,12 +36,10 @@ if TYPE_CHECKING:
     )
     from specdens.spectra.spectral_density import SpectralDensity
     from specdens.spectra.spectrum import Spectrum, spectrum
-    from specdens.structured.operators import (
-        BlockDiagonal,
-        DiagonalPlusLowRank,
-        Kronecker,
-        Permuted,
-    )
+    from specdens.structured.block_diagonal import BlockDiagonal
+    from specdens.structured.diagonal_plus_low_rank import DiagonalPlusLowRank
+    from specdens.structured.kronecker import Kronecker
+    from specdens.structured.permuted import Permuted
     from specdens.traces.diagonal import diagonal, diagonal_function
     from specdens.traces.trace import trace
     from specdens.traces.trace_function import trace_function
@@ -128,7 +128,7 @@ _HOME = {
     "diagonal_function": "traces.diagonal",
     "trace_function": "traces.trace_function",
     "greens_function": "vectors.greens_function",
-    "Inertia": "spectra.inertia",
+    "Inertia": "exact.ldl_inertia",
     "inertia": "spectra.inertia",
     "Stencil": "operators.stencil",
     "inv_quad_logdet": "determinants.inv_quad_logdet",
@@ -137,7 +137,7 @@ _HOME = {
     "nuclear_norm": "spectra.norms",
     "numerical_rank": "spectra.norms",
     "schatten_norm": "spectra.norms",
-    "Gram": "operators.algebra",
+    "Gram": "operators.gram",
     "Scaled": "operators.algebra",
     "Shifted": "operators.algebra",
     "Sum": "operators.algebra",
@@ -149,10 +149,10 @@ _HOME = {
     "Spectrum": "spectra.spectrum",
     "spectrum": "spectra.spectrum",
     "SpectralDensity": "spectra.spectral_density",
-    "BlockDiagonal": "structured.operators",
-    "DiagonalPlusLowRank": "structured.operators",
-    "Kronecker": "structured.operators",
-    "Permuted": "structured.operators",
+    "BlockDiagonal": "structured.block_diagonal",
+    "DiagonalPlusLowRank": "structured.diagonal_plus_low_rank",
+    "Kronecker": "structured.kronecker",
+    "Permuted": "structured.permuted",
     "entropy": "spectra.entropies",
     "estrada_index": "spectra.entropies",
     "heat_trace": "spectra.entropies",

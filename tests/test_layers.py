@@ -20,10 +20,12 @@ SPECDENS = """
     arrays.libraries arrays.probes recurrences.chebyshev_series results
     operators.linear_operator operators.explicit operators.dense operators.sparse
     operators.sliced operators.diagonals operators.aslinearoperator operators.algebra
-    operators.stencil recurrences.step recurrences.lanczos recurrences.quadrature
-    recurrences.chebyshev_moments problem.bounds exact.factorizations problem.prepare
-    structured.gram_nullspace structured.operators structured.spectrum_union spectra.inertia
-    exact.pencils estimation.control_variates estimation.sampling scalar_functions
+    operators.gram operators.stencil recurrences.step recurrences.lanczos recurrences.quadrature
+    recurrences.chebyshev_moments problem.bounds exact.factorizations exact.ldl_inertia
+    problem.prepare
+    structured.gram_nullspace structured.parts structured.kronecker structured.block_diagonal
+    structured.permuted structured.diagonal_plus_low_rank structured.spectrum_union exact.pencils
+    estimation.control_variates estimation.sampling scalar_functions
     estimation.truncation estimation.estimate structured.exact_rules estimation.probe_mean
     estimation.goal recurrences.krylov_basis recurrences.deflation estimation.deflation_gain
     estimation.multilevel estimation.pilot estimation.guarantee vectors.krylov_function
@@ -32,7 +34,8 @@ SPECDENS = """
     sketching.stopping sketching.budget sketching.xtrace sketching.hutch_plus_plus traces.trace
     sketching.xdiag traces.diagonal vectors.apply_function vectors.bilinear_forms
     vectors.greens_function vectors.quadratic_form determinants.inv_quad_logdet
-    vectors.double_moments spectra.spectral_density spectra.density spectra.eigencount files
+    vectors.double_moments spectra.spectral_density spectra.density spectra.inertia
+    spectra.eigencount files
     spectra.functionals spectra.spectral_run spectra.run_files spectra.ritz_bounds
     spectra.distribution spectra.make_run spectra.spectrum spectra.entropies spectra.norms
     __init__ testing torch.batches torch.graphs torch.curvature torch.operators torch.__init__

@@ -21,7 +21,7 @@ from specdens.arrays.libraries import (
     working_dtype,
 )
 from specdens.kernels.compiled import kernel
-from specdens.operators.algebra import Gram
+from specdens.operators.gram import Gram
 
 __all__ = ["centered", "gram_logdets", "gram_operator"]
 

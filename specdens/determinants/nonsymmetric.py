@@ -17,8 +17,9 @@ from specdens.estimation.pilot import BIAS_SHARE, judged, probes_wanted, require
 from specdens.estimation.probe_mean import sampled_trace
 from specdens.estimation.sampling import bidiagonals, by_blocks
 from specdens.estimation.truncation import foreseen_bias, integrate_factors
-from specdens.operators.algebra import Counting, Gram, Scaled
+from specdens.operators.algebra import Counting, Scaled
 from specdens.operators.explicit import ExplicitOperator
+from specdens.operators.gram import Gram
 from specdens.problem.prepare import Problem
 from specdens.recurrences.lanczos import (
     Bidiagonal,

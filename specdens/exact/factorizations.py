@@ -38,6 +38,7 @@ __all__ = [
     "predicted_lu_bytes",
     "slogdet",
     "slogdets",
+    "sparse_on_host",
     "sparse_slogdet",
     "spectrum_is_small",
 ]
@@ -85,6 +86,11 @@ def dense_of(op: LinearOperator, shift: complex = 0.0) -> Array:
     if isinstance(shift, complex) and not is_complex(a):
         a = xp.astype(a, xp.complex128)
     return a + shift * xp.eye(a.shape[0], dtype=a.dtype, device=op.device)
+
+
+def sparse_on_host(op: LinearOperator) -> Any:
+    """Return a sparse matrix as a SciPy CSC array, or None if op is none or lies on a GPU."""
+    return op.csc_on_host() if isinstance(op, ExplicitOperator) else None
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,13 @@ from typing import Any
 import numpy as np
 
 from specdens.arrays.libraries import Array, adjoint, to_host
-from specdens.exact.factorizations import NOISE, dense_of, slogdet, spectrum_is_small
+from specdens.exact.factorizations import (
+    NOISE,
+    dense_of,
+    slogdet,
+    sparse_on_host,
+    spectrum_is_small,
+)
 from specdens.operators.algebra import Scaled, Sum
 from specdens.operators.aslinearoperator import aslinearoperator
 from specdens.operators.dense import DenseOperator
@@ -23,7 +29,6 @@ from specdens.operators.linear_operator import LinearOperator
 from specdens.operators.sparse import SparseOperator
 from specdens.problem.bounds import known_bounds
 from specdens.problem.prepare import is_known_hermitian, square_operator
-from specdens.spectra.inertia import sparse_on_host
 
 __all__ = ["Factor", "Whitened", "checked_pair", "combination", "definite_factor", "whitened"]
 

@@ -38,8 +38,8 @@ from specdens.gradients.histories import (
     sources_of,
     with_history,
 )
-from specdens.operators.algebra import Gram
 from specdens.operators.aslinearoperator import ForeignOperator
+from specdens.operators.gram import Gram
 from specdens.operators.linear_operator import LinearOperator
 from specdens.operators.sparse import TorchSparseOperator
 from specdens.problem.prepare import Problem, plain_number

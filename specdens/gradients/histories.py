@@ -19,7 +19,7 @@ from specdens.operators.dense import DenseOperator
 from specdens.operators.explicit import ExplicitOperator
 from specdens.operators.linear_operator import LinearOperator
 from specdens.operators.sparse import TorchSparseOperator
-from specdens.structured.operators import DiagonalPlusLowRank
+from specdens.structured.diagonal_plus_low_rank import DiagonalPlusLowRank
 
 __all__ = [
     "DenseEntries",

@@ -18,7 +18,8 @@ from specdens.estimation.sampling import (
     widened,
 )
 from specdens.estimation.truncation import Truncated
-from specdens.exact.factorizations import LARGEST_ON_CPU, UNIT, lu_fits
+from specdens.exact.factorizations import LARGEST_ON_CPU, UNIT, lu_fits, sparse_on_host
+from specdens.exact.ldl_inertia import combined, sparse_inertia
 from specdens.exact.pencils import Whitened, whitened
 from specdens.operators.algebra import Counting
 from specdens.problem.bounds import NARROWEST, estimated_bounds
@@ -36,7 +37,6 @@ from specdens.recurrences.lanczos import Bidiagonal, Tridiagonal
 from specdens.recurrences.quadrature import Rule as GaussRule
 from specdens.recurrences.quadrature import gauss, residuals
 from specdens.results import Estimate, SpectralBounds
-from specdens.spectra.inertia import combined, sparse_inertia, sparse_on_host
 from specdens.structured.exact_rules import Rule, by_parts
 from specdens.structured.spectrum_union import Union, eigenvalues, eigenvalues_are_cheap, union
 

@@ -26,7 +26,10 @@ from specdens.problem.prepare import Problem, prepare
 from specdens.recurrences.quadrature import noise_of
 from specdens.results import Estimate
 from specdens.scalar_functions import LOG, ScalarFunction
-from specdens.structured.operators import BlockDiagonal, DiagonalPlusLowRank, Kronecker, Permuted
+from specdens.structured.block_diagonal import BlockDiagonal
+from specdens.structured.diagonal_plus_low_rank import DiagonalPlusLowRank
+from specdens.structured.kronecker import Kronecker
+from specdens.structured.permuted import Permuted
 from specdens.structured.spectrum_union import eigenvalues, eigenvalues_are_cheap, union
 
 __all__ = [

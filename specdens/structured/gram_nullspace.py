@@ -9,7 +9,8 @@ from __future__ import annotations
 import math
 
 from specdens.arrays.libraries import Array
-from specdens.operators.algebra import Adjoint, Gram
+from specdens.operators.algebra import Adjoint
+from specdens.operators.gram import Gram
 from specdens.operators.linear_operator import LinearOperator
 
 __all__ = ["without_zeros"]

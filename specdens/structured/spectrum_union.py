@@ -7,14 +7,18 @@ from dataclasses import dataclass, replace
 
 from specdens.arrays.libraries import Array, is_complex
 from specdens.exact.factorizations import dense_of, spectrum_is_small
-from specdens.operators.algebra import Gram, Scaled, Shifted
+from specdens.operators.algebra import Scaled, Shifted
 from specdens.operators.aslinearoperator import aslinearoperator
 from specdens.operators.explicit import ExplicitOperator
+from specdens.operators.gram import Gram
 from specdens.operators.linear_operator import LinearOperator
 from specdens.operators.stencil import Stencil
 from specdens.problem.prepare import Problem, prepare
+from specdens.structured.block_diagonal import BlockDiagonal
+from specdens.structured.diagonal_plus_low_rank import DiagonalPlusLowRank
 from specdens.structured.gram_nullspace import without_zeros
-from specdens.structured.operators import BlockDiagonal, DiagonalPlusLowRank, Kronecker, Permuted
+from specdens.structured.kronecker import Kronecker
+from specdens.structured.permuted import Permuted
 
 __all__ = ["Union", "eigenvalues", "eigenvalues_are_cheap", "singular_values", "union"]
 

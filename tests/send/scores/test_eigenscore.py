@@ -16,7 +16,7 @@ import specdens
 from send.scores import gram
 from send.scores.eigenscore import ees, eigenscore, paper_coefficients
 from specdens.arrays.libraries import host_view
-from specdens.operators import algebra as operators
+from specdens.operators import gram as gram_operator
 
 LIBRARIES = {
     "numpy": np.asarray,
@@ -151,7 +151,7 @@ def for_small_ones(monkeypatch):
     """The ways of large matrices and batches, taken for small ones, in several portions."""
     monkeypatch.setattr(gram, "LEAST_ENTRIES", 0)
     monkeypatch.setattr(gram, "AT_ONCE", 500)
-    monkeypatch.setattr(operators, "LEAST_ENTRIES", 0)
+    monkeypatch.setattr(gram_operator, "LEAST_ENTRIES", 0)
     monkeypatch.delenv("SPECDENS_KERNELS", raising=False)
 
 

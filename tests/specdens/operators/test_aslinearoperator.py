@@ -6,7 +6,8 @@ import scipy.sparse as sp
 
 from specdens import AccuracyWarning, aslinearoperator, density, logdet
 from specdens.arrays.libraries import to_host
-from specdens.operators.algebra import Counting, Gram, Scaled, Shifted
+from specdens.operators.algebra import Counting, Scaled, Shifted
+from specdens.operators.gram import Gram
 from specdens.testing import laplacian, with_spectrum
 
 

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from specdens import Gram
-from specdens.operators import algebra as operators
+from specdens.operators import gram as gram_operator
 
 numba = pytest.importorskip("numba")
 gram = pytest.importorskip("specdens.kernels.cpu.gram_logdet")
@@ -127,7 +127,7 @@ def test_gram_products(dtype, widths, d, k, seed, data):
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("center", ["none", "features"])
 def test_the_operator_is_the_same(monkeypatch, dtype, center):
-    monkeypatch.setattr(operators, "LEAST_ENTRIES", 0)
+    monkeypatch.setattr(gram_operator, "LEAST_ENTRIES", 0)
     monkeypatch.delenv("SPECDENS_KERNELS", raising=False)
     e = matrices(1, 90, 20, 0, dtype, "C")[0]
     x = np.random.default_rng(0).standard_normal((20, 4)).astype(dtype)
@@ -144,7 +144,7 @@ def test_the_operator_is_the_same(monkeypatch, dtype, center):
 
 
 def test_only_what_compiled_code_can_read_is_given_to_it(monkeypatch):
-    monkeypatch.setattr(operators, "LEAST_ENTRIES", 0)
+    monkeypatch.setattr(gram_operator, "LEAST_ENTRIES", 0)
     e = np.ones((30, 20))
     for other in (e.astype(complex), np.asfortranarray(e), e.astype("float16")):
         gram_of_other = Gram(other)
