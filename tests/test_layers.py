@@ -1,64 +1,25 @@
-"""Each file imports only from files above it, and heavy libraries only where they are at home."""
+"""Folders import downward only; heavy libraries and private names stay where they are at home."""
 
 import ast
-from pathlib import Path
+import re
+from graphlib import CycleError, TopologicalSorter
 
 import pytest
 
-ROOT = Path(__file__).parents[1]
+import specdens
+from docs.draw_architecture import file_of, folder_of, imports, sources
 
 SPECDENS = """
-    spectra.__init__ determinants.__init__ traces.__init__ gradients.__init__ sketching.__init__
-    vectors.__init__ structured.__init__ estimation.__init__ exact.__init__ problem.__init__
-    recurrences.__init__ operators.__init__ arrays.__init__ kernels.__init__
-    kernels.cpu.__init__ kernels.gpu.__init__ kernels.cpu.step_frame kernels.cpu.llvm_vectors
-    kernels.cpu.vector_update kernels.cpu.update kernels.cpu.csr_rows kernels.cpu.csr_step
-    kernels.cpu.csr_statistics kernels.cpu.csr_power_traces kernels.cpu.random_signs
-    kernels.cpu.gram_logdet kernels.cpu.gram_product kernels.cpu.threads kernels.cpu.dense_step
-    kernels.cpu.dense_statistics kernels.cpu.row_tiles kernels.cpu.lattice_step
-    kernels.gpu.triton_csr kernels.compiled kernels.gpu.cuda_graph kernels.gpu.csr_step
-    arrays.libraries arrays.probes recurrences.chebyshev_series results
-    operators.linear_operator operators.explicit operators.dense operators.sparse
-    operators.sliced operators.diagonals operators.aslinearoperator operators.algebra
-    operators.gram operators.stencil recurrences.step recurrences.lanczos recurrences.quadrature
-    recurrences.chebyshev_moments problem.bounds exact.factorizations exact.ldl_inertia
-    problem.prepare
-    structured.gram_nullspace structured.parts structured.kronecker structured.block_diagonal
-    structured.permuted structured.diagonal_plus_low_rank structured.spectrum_union exact.pencils
-    estimation.control_variates estimation.sampling scalar_functions
-    estimation.truncation estimation.estimate structured.exact_rules estimation.probe_mean
-    estimation.goal recurrences.krylov_basis recurrences.deflation estimation.deflation_gain
-    estimation.multilevel estimation.pilot estimation.guarantee vectors.krylov_function
-    gradients.histories gradients.autograd problem.stacks traces.trace_function
-    determinants.nonsymmetric determinants.logdet determinants.logpdet sketching.sketch
-    sketching.stopping sketching.budget sketching.xtrace sketching.hutch_plus_plus traces.trace
-    sketching.xdiag traces.diagonal vectors.apply_function vectors.bilinear_forms
-    vectors.greens_function vectors.quadratic_form determinants.inv_quad_logdet
-    vectors.double_moments spectra.spectral_density spectra.density spectra.inertia
-    spectra.eigencount files
-    spectra.functionals spectra.spectral_run spectra.run_files spectra.ritz_bounds
-    spectra.distribution spectra.make_run spectra.spectrum spectra.entropies spectra.norms
-    __init__ testing torch.batches torch.graphs torch.curvature torch.operators torch.__init__
+    results scalar_functions files kernels arrays operators recurrences problem exact estimation
+    structured vectors sketching gradients traces determinants spectra torch __init__ testing
     plotting cli __main__
 """
-
 SEND = """
-    demo.__init__ training.__init__ distillation.__init__ evaluation.__init__ dropout.__init__
-    detection.__init__ checkpoints.__init__ models.__init__ scores.__init__ data.__init__
-    scores.gram scores.eigenscore dropout.sensitivity dropout.selection models.hidden_states
-    models.embeddings models.generation models.answers detection.score_table detection.scorer
-    dropout.mask data.shapes data.lines data.loading dropout.tracking evaluation.intervals
-    evaluation.rouge evaluation.rows evaluation.evaluate checkpoints.manifest
-    checkpoints.checkpoint world.words world.facts world.population world.rows world.tokens
-    world.closed_world world.rates world.__init__ plotting dropout.sensitivity_dropout
-    dropout.schedule dropout.callback evaluation.callback distillation.divergence
-    distillation.teacher_cache distillation.teacher distillation.distillation training.config
-    training.result training.running_sums training.trainer __init__ demo.experiment demo.demo
-    cli __main__
+    data scores models checkpoints detection dropout evaluation distillation plotting training world
+    demo __init__ cli __main__
 """
-
-HOMES = {"specdens": {"torch.batches", "torch.graphs", "torch.curvature", "torch.operators"}}
-"""The files that are loaded only where their heavy library is; those of `kernels`, too."""
+FOLDERS = {"specdens": SPECDENS.split(), "send": SEND.split()}
+"""From the ground up. What stands directly under a package counts as a folder of one file."""
 
 HEAVY = {
     "numba",
@@ -73,103 +34,262 @@ HEAVY = {
 }
 
 OF_MODELS = """
-    models.hidden_states models.embeddings models.generation models.answers detection.scorer
-    dropout.mask dropout.tracking evaluation.rows evaluation.evaluate checkpoints.checkpoint
-    dropout.sensitivity_dropout dropout.schedule dropout.callback evaluation.callback
-    distillation.divergence distillation.teacher_cache distillation.teacher
-    distillation.distillation training.config training.result training.running_sums
-    training.trainer world.tokens demo.experiment
+    models checkpoints detection dropout evaluation distillation training world.tokens
+    demo.experiment
 """
-"""The files of `send` that handle models: these import torch and transformers right away."""
+HOMES = {
+    "specdens": {"kernels.cpu": HEAVY, "kernels.gpu": HEAVY, "torch": {"torch"}},
+    "send": {home: {"torch", "transformers"} for home in OF_MODELS.split()},
+}
+"""The folders and files that may load heavy libraries when they are loaded, and which."""
 
-ORDER = {"specdens": SPECDENS.split(), "send": SEND.split()}
+WITHOUT_MODELS = """
+    checkpoints.manifest detection.score_table dropout.sensitivity dropout.selection
+    evaluation.intervals evaluation.rouge
+"""
+LIGHT = {"specdens": [], "send": WITHOUT_MODELS.split()}
+"""The files of such folders that may not."""
 
+USED_BY_SEND = """
+    arrays.libraries arrays.probes kernels.compiled recurrences.chebyshev_moments
+    recurrences.lanczos recurrences.quadrature
+"""
+INNER = USED_BY_SEND.split()
+"""What `send` uses of `specdens` besides what is public, by the names in their ``__all__``."""
 
-def modules(package):
-    for path in sorted((ROOT / package).rglob("*.py")):
-        yield ".".join(path.relative_to(ROOT / package).with_suffix("").parts), path
+PUBLIC = ["testing", "plotting", "torch.__init__"]
+"""Modules of `specdens` that users import."""
 
+LAZY = {"specdens": ["__init__", "torch.__init__"], "send": ["__init__", "world.__init__"]}
+"""The ``__init__`` files that hold more than a docstring: names that load when first used."""
 
-def imports(path):
-    """Return (module, whether at import time) of every import that is not for types only."""
-    tree = ast.parse(path.read_text())
-    inside = {
-        id(node)
-        for function in ast.walk(tree)
-        if isinstance(function, (ast.FunctionDef, ast.AsyncFunctionDef))
-        for node in ast.walk(function)
-    }
-    typing = {
-        id(node)
-        for block in ast.walk(tree)
-        if isinstance(block, ast.If) and ast.unparse(block.test) == "TYPE_CHECKING"
-        for node in ast.walk(block)
-    }
-    for node in ast.walk(tree):
-        if id(node) in typing:
-            continue
-        if isinstance(node, ast.Import):
-            for alias in node.names:
-                yield alias.name, id(node) not in inside
-        elif isinstance(node, ast.ImportFrom):
-            assert node.level == 0, f"{path} imports relative to itself"
-            yield node.module, id(node) not in inside
-            for alias in node.names:
-                yield f"{node.module}.{alias.name}", id(node) not in inside
+PACKAGES = list(FOLDERS)
+FILES = {package: sources(package) for package in PACKAGES}
 
 
-@pytest.mark.parametrize("package", ORDER)
-def test_the_list_is_complete(package):
-    assert sorted(name for name, _ in modules(package)) == sorted(ORDER[package])
+# Each rule takes sources, by the name of their file, and returns what breaks it.
 
 
-def place(imported, package):
-    """Return the file in the order that an import loads; a package loads its ``__init__``."""
-    if imported == package:
-        return "__init__"
-    inner = imported.removeprefix(f"{package}.")
-    if inner == imported:
-        return None
-    return next((m for m in (inner, f"{inner}.__init__") if m in ORDER[package]), None)
+def upward(package, files):
+    """Yield the imports of a folder that does not stand below."""
+    place = FOLDERS[package].index
+    for file, source in files.items():
+        for imported in imports(source):
+            target = file_of(imported, package, files)
+            if target is not None and place(folder_of(target)) > place(folder_of(file)):
+                yield f"{file} imports {target}"
 
 
-@pytest.mark.parametrize(
-    ("imported", "found"),
-    [
-        ("send", "__init__"),
-        ("send.scores.eigenscore", "scores.eigenscore"),
-        ("send.scores.eigenscore.ees", None),
-        ("send.world", "world.__init__"),
-        ("send.world.facts", "world.facts"),
-        ("sendmail", None),
-    ],
-)
-def test_where_an_import_leads(imported, found):
-    assert place(imported, "send") == found
+def circles(package, files):
+    """Yield each circle of imports among the files of one folder."""
+    for folder in FOLDERS[package]:
+        inside = {file: source for file, source in files.items() if folder_of(file) == folder}
+        targets = {
+            file: {file_of(imported, package, files) for imported in imports(source)}
+            for file, source in inside.items()
+        }
+        try:
+            TopologicalSorter({f: t & set(inside) for f, t in targets.items()}).prepare()
+        except CycleError as error:
+            yield " -> ".join(error.args[1])
 
 
-@pytest.mark.parametrize("package", ORDER)
-def test_files_import_downward(package):
-    order = ORDER[package]
-    for name, path in modules(package):
-        for imported, _ in imports(path):
-            inner = place(imported, package)
-            if inner is not None:
-                assert order.index(inner) < order.index(name), f"{name} imports {imported}"
+def early_heavy(package, files):
+    """Yield the heavy libraries that are loaded with a file that is not their home."""
+    for file, source in files.items():
+        allowed = set()
+        for home, libraries in HOMES[package].items():
+            at_home = file == home or file.startswith(f"{home}.")
+            if at_home and not file.endswith("__init__") and file not in LIGHT[package]:
+                allowed |= libraries
+        for imported in imports(source):
+            library = imported.module.split(".")[0]
+            if imported.early and library in HEAVY - allowed:
+                yield f"{file} loads {library}"
 
 
-@pytest.mark.parametrize("package", ORDER)
-def test_heavy_libraries_stay_at_home(package):
-    """Elsewhere they are imported inside the function that needs them."""
-    for name, path in modules(package):
-        kernels = name.startswith("kernels.") and name != "kernels.compiled"
-        if kernels or name in HOMES.get(package, ()):
-            continue
-        home = {"torch", "transformers"} if package == "send" and name in OF_MODELS.split() else {}
-        early = {imported.split(".")[0] for imported, now in imports(path) if now}
-        assert not (HEAVY & early) - set(home), name
+def private(package, files):
+    """Yield the private names that are taken from a file of another folder."""
+    for file, source in files.items():
+        modules = {}  # by the name that they have here
+        for imported in imports(source):
+            target = file_of(imported, package, files)
+            if target is None or folder_of(target) == folder_of(file):
+                continue
+            if imported.name and imported.name.startswith("_"):
+                yield f"{file} takes {imported.name} from {target}"
+            if imported.name == target.split(".")[-1]:
+                modules[imported.name] = target
+        for owner, name in re.findall(r"\b(\w+)\.(_\w+)", source) if modules else ():
+            if owner in modules:
+                yield f"{file} takes {name} from {modules[owner]}"
+
+
+def inner(files, library):
+    """Yield what files of `send` use of `specdens` that is neither public nor in the list."""
+    for file, source in files.items():
+        for imported in imports(source):
+            target = file_of(imported, "specdens", library)
+            if target is None or target in PUBLIC or (target == "__init__" and not imported.name):
+                continue
+            if target == "__init__":
+                listed = specdens.__all__
+            elif target in INNER:
+                listed = public_names(library[target])
+            else:
+                listed = []
+            if imported.name not in listed:
+                yield f"{file} takes {imported.name or 'all'} from specdens.{target}"
+
+
+def public_names(source):
+    """Return a file's ``__all__``."""
+    for node in ast.parse(source).body:
+        if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "__all__":
+            return ast.literal_eval(node.value)
+    return []
+
+
+def more_than_a_docstring(package, files):
+    """Yield the ``__init__`` files of folders that hold anything else, or nothing."""
+    for file, source in files.items():
+        if file.endswith("__init__") and file not in LAZY[package]:
+            tree = ast.parse(source)
+            if len(tree.body) != 1 or ast.get_docstring(tree) is None:
+                yield file
+
+
+RULES = {
+    rule.__name__: rule for rule in (upward, circles, early_heavy, private, more_than_a_docstring)
+}
+
+
+@pytest.mark.parametrize("package", PACKAGES)
+def test_the_list_of_folders_is_complete(package):
+    assert {folder_of(file) for file in FILES[package]} == set(FOLDERS[package])
+
+
+@pytest.mark.parametrize("package", PACKAGES)
+@pytest.mark.parametrize("rule", RULES)
+def test_every_file_keeps_to(rule, package):
+    assert list(RULES[rule](package, FILES[package])) == []
+
+
+def test_send_uses_what_is_public_of_specdens_or_listed():
+    assert list(inner(FILES["send"], FILES["specdens"])) == []
+
+
+def test_the_lists_name_what_is_there():
+    assert set(INNER) | set(PUBLIC) <= set(FILES["specdens"])
+    for package in PACKAGES:
+        folders = {file.removesuffix(".__init__") for file in FILES[package]}
+        assert set(HOMES[package]) | set(LIGHT[package]) <= folders
+        assert set(LAZY[package]) <= set(FILES[package])
 
 
 def test_specdens_does_not_know_send():
-    for name, path in modules("specdens"):
-        assert not [i for i, _ in imports(path) if i.split(".")[0] == "send"], name
+    for file, source in FILES["specdens"].items():
+        assert not [i for i in imports(source) if i.module.split(".")[0] == "send"], file
+
+
+@pytest.mark.parametrize("package", PACKAGES)
+def test_imports_are_absolute(package):
+    for file, source in FILES[package].items():
+        assert not [i for i in imports(source) if i.module.startswith(".")], file
+
+
+# The rules can fail.
+
+
+def broken(rule, package="specdens", **files):
+    """Return what is wrong when files are added; a double underscore stands for the dot."""
+    added = {name.replace("__", ".", 1): source for name, source in files.items()}
+    before = list(RULES[rule](package, FILES[package]))
+    return [x for x in RULES[rule](package, FILES[package] | added) if x not in before]
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "from specdens.spectra.density import density",
+        "from specdens.spectra import density",
+        "import specdens.spectra.density",
+        "def late():\n    from specdens.spectra import density",
+        "if TYPE_CHECKING:\n    pass\nelse:\n    from specdens.spectra import density",
+    ],
+)
+def test_an_upward_import_is_seen(source):
+    assert broken("upward", arrays__new=source) == ["arrays.new imports spectra.density"]
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "from specdens.kernels.compiled import kernel",
+        "from specdens.arrays.probes import Probes",
+        "if TYPE_CHECKING:\n    from specdens.spectra.density import density",
+        "from scipy import spectra",
+    ],
+)
+def test_other_imports_are_none_upward(source):
+    assert broken("upward", arrays__new=source) == []
+
+
+@pytest.mark.parametrize("source", ["import send", "from send import eigenscore"])
+def test_the_public_names_of_a_package_stand_above_its_folders(source):
+    assert broken("upward", "send", data__new=source) == ["data.new imports __init__"]
+
+
+def test_an_import_of_a_file_that_is_not_there_is_refused():
+    with pytest.raises(ValueError, match=r"no specdens\.nowhere"):
+        broken("upward", arrays__new="from specdens.nowhere import density")
+
+
+def test_a_circle_is_seen():
+    first, second = "import specdens.arrays.b", "def late():\n    from specdens.arrays.a import x"
+    (line,) = broken("circles", arrays__a=first, arrays__b=second)
+    assert set(line.split(" -> ")) == {"arrays.a", "arrays.b"}
+    assert broken("circles", arrays__a=first, arrays__b="import numpy") == []
+
+
+def test_a_heavy_import_is_seen():
+    early, late = "import torch.nn", "def f():\n    import torch.nn"
+    assert broken("early_heavy", arrays__new=early) == ["arrays.new loads torch"]
+    assert broken("early_heavy", arrays__new=late) == []
+    assert broken("early_heavy", torch__new=early) == []
+    assert broken("early_heavy", torch__new="import pandas") == ["torch.new loads pandas"]
+    assert broken("early_heavy", "send", models__new=early) == []
+    assert broken("early_heavy", "send", scores__new=early) == ["scores.new loads torch"]
+    assert broken("early_heavy", "send", evaluation__rouge=early)
+
+
+def test_a_private_name_of_another_folder_is_seen():
+    taken, inside = "from specdens.kernels.compiled import _state", "arrays.new takes _state from"
+    assert broken("private", arrays__new=taken) == [f"{inside} kernels.compiled"]
+    module = "from specdens.kernels import compiled\ncompiled._state.forked"
+    assert broken("private", arrays__new=module) == [f"{inside} kernels.compiled"]
+    assert broken("private", kernels__new=taken) == []
+
+
+def test_an_init_with_code_is_seen():
+    full = {"new.__init__": '"""Says what."""\nimport numpy'}
+    assert list(more_than_a_docstring("specdens", full)) == ["new.__init__"]
+    assert list(more_than_a_docstring("specdens", {"new.__init__": ""})) == ["new.__init__"]
+    assert list(more_than_a_docstring("specdens", {"new.__init__": '"""Says what."""'})) == []
+
+
+@pytest.mark.parametrize(
+    ("source", "allowed"),
+    [
+        ("import specdens", True),
+        ("from specdens import logdet", True),
+        ("from specdens.testing import laplacian", True),
+        ("from specdens.arrays.libraries import to_host", True),
+        ("from specdens import arrays", False),
+        ("from specdens.arrays.libraries import _nothing_listed", False),
+        ("from specdens.operators.algebra import Gram", False),
+        ("import specdens.operators.algebra", False),
+    ],
+)
+def test_what_send_may_use_of_specdens(source, allowed):
+    assert (list(inner({"scores.new": source}, FILES["specdens"])) == []) == allowed

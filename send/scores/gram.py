@@ -9,6 +9,7 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
+from specdens import Gram
 from specdens.arrays.libraries import (
     Array,
     cholesky_diagonals,
@@ -21,7 +22,6 @@ from specdens.arrays.libraries import (
     working_dtype,
 )
 from specdens.kernels.compiled import kernel
-from specdens.operators.gram import Gram
 
 __all__ = ["centered", "gram_logdets", "gram_operator"]
 

@@ -7,7 +7,7 @@ steps, what is left after m is ``D_2 q / (1 - q)`` with ``q = D_2 / D_1``; if ge
 Twice that is reported, but at least a tenth of the correction by the mirror image, at most
 all of it. It cannot see eigenvalues that no probe has met yet, so for log it is at least a tenth of
 the gap that eigenvalues at the limit of precision would leave, and at most that gap
-(benchmarks/truncation.py measures all of it on 23 spectra).
+(benchmarks/accuracy/truncation.py measures all of it on 23 spectra).
 
 A few long runs may correct many short ones: the mean over all probes of the Gauss values after few
 steps, plus the mean over the long ones of what their further steps changed, which hardly depends on
@@ -305,7 +305,7 @@ def foreseen_bias(
 def _expected(factors: list[Factor], f: ScalarFunction, values: Host, better: Host | None) -> float:
     """Return the extrapolation of the first paragraph; for averaged rules within what they moved.
 
-    On the spectra of benchmarks/truncation.py they err by a tenth of that, at the median.
+    On the spectra of benchmarks/accuracy/truncation.py they err by a tenth of that, at the median.
     """
     bias = _extrapolated(factors, f, averages=better is not None)
     if better is None:

@@ -305,7 +305,7 @@ def predicted_lu_bytes(a: Any, *, hermitian: bool) -> float:
     The smaller of twice the envelope after reverse Cuthill-McKee, which bounds the fill in that
     ordering, and ``c s^2 log2(n/s)``, the fill of nested dissection with separators of s rows,
     where s is the root mean square front of that envelope. The constants were measured on lattices,
-    random and power-law graphs (benchmarks/lu_fill.py).
+    random and power-law graphs (benchmarks/accuracy/lu_fill.py).
     """
     from scipy.sparse import csr_array
     from scipy.sparse.csgraph import reverse_cuthill_mckee

@@ -26,7 +26,7 @@ PIVOT_MOVED = 1e-6
 CERTAIN = 0.01
 """Far below 1, from where on rounding may move an eigenvalue through 0: it is only estimated. Of
 307 factorisations beside an eigenvalue 283 stayed below, all of them right; one of the others was
-wrong (benchmarks/inertia.py)."""
+wrong (benchmarks/accuracy/inertia.py)."""
 
 POWER_STEPS = 8
 

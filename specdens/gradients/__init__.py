@@ -1,4 +1,5 @@
 """What Torch's autograd can follow: gradients of sampled and of factored values.
 
-Only files here and in `torch` import Torch when they load.
+Torch is imported inside functions here: whose tensors come in has it. Matrices of Torch models
+belong to `torch`.
 """

@@ -192,7 +192,7 @@ def pays_as_diagonals(a: Any) -> bool:
     """Whether a SciPy array in DIA format is better not made a CSR array, which has no zeros.
 
     Without compiled code CSR is faster, with many zeros it is smaller, and in single precision a
-    step with 8 columns took 1.8 times as long with diagonals (benchmarks/speed_lattice.py).
+    step with 8 columns took 1.8 times as long with diagonals (benchmarks/speed/lattice.py).
     """
     square, stored = a.shape[0] == a.shape[1], a.data.size
     double = working_dtype(default_namespace(), a.dtype) in (np.float64, np.complex128)

@@ -38,7 +38,7 @@ SQUARED_AT_ONCE = 2**24
 
 ROW_BYTES = 128
 """Of a block: the neighbours of wider rows do not stay in the second cache, which costs more than
-reading A less often saves (benchmarks/speed_steps.py)."""
+reading A less often saves (benchmarks/speed/steps.py)."""
 
 VALUES_AT_ONCE = 2**18
 """Entries that a reduction looks at in one go."""

@@ -75,7 +75,7 @@ def estimated_bounds(op: LinearOperator, *, known: SpectralBounds, rng: Any = 0)
 
     They lie inside the spectrum, so each end moves out by 4 of its residual norms and 1 % of the
     width, but no more than ``beta_k``: more than twice what was ever missing on twenty-three
-    spectra (benchmarks/bounds.py). That has no proof, so such ends are not called rigorous.
+    spectra (benchmarks/accuracy/bounds.py). That has no proof: such ends are not called rigorous.
 
     References
     ----------

@@ -4,7 +4,7 @@ The m estimates share all but one of their vectors, so that their scatter alone 
 error of their mean: it was 0.25 to 1.03 times the error for 10 to 60 products on eight spectra of
 order 100 from flat to 0.7^i. The jackknife, which leaves out a vector from all of them, overstates
 it: 1.2 to 6.7 times, most where the scatter is shortest. The geometric mean of the two is reported:
-0.8 to 2.3 times, and nominal 95 % intervals hold in 97 % (benchmarks/trace_estimators.py).
+0.8 to 2.3 times, and nominal 95 % intervals hold in 97 % (benchmarks/accuracy/trace_estimators.py).
 """
 
 from __future__ import annotations

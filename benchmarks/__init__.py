@@ -1,0 +1,1 @@
+"""Benchmarks, in folders by their question; `run` is the door, ``results/`` what they found."""
