@@ -19,8 +19,8 @@ SPECDENS = """
     kernels.gpu.triton_csr kernels.compiled kernels.gpu.cuda_graph kernels.gpu.csr_step
     arrays.libraries arrays.probes recurrences.chebyshev_series results
     operators.linear_operator operators.explicit operators.dense operators.sparse
-    operators.sliced operators.diagonals operators.aslinearoperator operators.algebra
-    operators.stencil recurrences.step recurrences.lanczos recurrences.quadrature
+    operators.sliced operators.diagonals operators.foreign_products operators.aslinearoperator
+    operators.algebra operators.stencil recurrences.step recurrences.lanczos recurrences.quadrature
     recurrences.chebyshev_moments problem.bounds exact.factorizations problem.prepare
     structured.gram_nullspace structured.operators structured.spectrum_union spectra.inertia
     exact.pencils estimation.control_variates estimation.sampling scalar_functions

@@ -325,7 +325,7 @@ class SpectralDensity:
     def _integral_weights(self, f: Callable[[Host], Host]) -> Host:
         def checked(x: Host) -> Host:
             with np.errstate(all="ignore"):
-                y = np.asarray(f(x))
+                y = np.array(f(x.copy()))
             if y.shape != x.shape or not np.all(np.isfinite(y)):
                 msg = (
                     f"f does not give one finite number for each energy of {self.bounds}, the "
