@@ -137,9 +137,17 @@ def scalar_function(f: Any) -> ScalarFunction:
             "pair of them: f and its derivative."
         )
         raise TypeError(msg)
-    value = pair[0]
-    derivative = (lambda _, x: pair[1](x)) if len(pair) == 2 else None
-    return ScalarFunction("f", lambda _, x: value(x), own=True, derivative=derivative)
+    value, *more = (_keeping_to_itself(part) for part in pair)
+    return ScalarFunction("f", value, own=True, derivative=more[0] if more else None)
+
+
+def _keeping_to_itself(f: Callable[[Any], Any]) -> Callable[[Any, Any], Any]:
+    """Let a caller's function work in place or in a buffer of its own: neither is ours."""
+
+    def apply(_: Any, x: Any) -> Any:
+        return np.array(f(x.copy())) if isinstance(x, np.ndarray) else f(x)
+
+    return apply
 
 
 def require_domain(f: ScalarFunction, low: float, noise: float) -> None:

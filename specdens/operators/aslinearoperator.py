@@ -23,6 +23,7 @@ from specdens.arrays.libraries import (
 from specdens.operators.dense import DenseOperator
 from specdens.operators.diagonals import diagonals_of_dia, pays_as_diagonals
 from specdens.operators.explicit import source_of
+from specdens.operators.foreign_products import BlockProduct, by_columns, of_scipy
 from specdens.operators.linear_operator import NO_ADJOINT, LinearOperator
 from specdens.operators.sparse import SparseOperator, TorchSparseOperator
 
@@ -300,34 +301,33 @@ def _from_object(
         msg = f"A has shape {shape}; expected two dimensions."
         raise ValueError(msg)
     xp, where, working = home(a, dtype, like)
-    if hasattr(a, "matmat"):
-        product = _of_scipy(a.matmat) if _is_scipy(a) else a.matmat
-    elif hasattr(a, "matvec"):
-        product = _by_columns(a.matvec)
-    elif hasattr(a, "__matmul__"):
-        product = a.__matmul__
-    else:
+    product = _product_of(a, "matmat", "matvec")
+    if product is None and hasattr(a, "__matmul__"):
+        product = BlockProduct(a.__matmul__)
+    if product is None:
         msg = f"A of type {type(a).__name__} has a shape but neither matmat, matvec nor @."
         raise TypeError(msg)
     claimed = getattr(a, "hermitian", None) if hermitian is None else hermitian
     return ForeignOperator(
-        shape, product, _adjoint_of(a),
+        shape, product, _product_of(a, "rmatmat", "rmatvec"),
         dtype=working, xp=xp, device=where, hermitian=claimed, **facts,
     )  # fmt: skip
 
 
-def _adjoint_of(a: Any) -> Callable[[Array], Array] | None:
-    """Return the adjoint product of an object, or None where it has none."""
-    if hasattr(a, "rmatmat"):
-        return _of_scipy(a.rmatmat) if _is_scipy(a) else a.rmatmat
-    return _by_columns(a.rmatvec) if hasattr(a, "rmatvec") else None
+def _product_of(a: Any, block: str, vector: str) -> Callable[[Array], Array] | None:
+    """Return the product with blocks that an object has by these names, or None."""
+    if hasattr(a, block):
+        if _is_scipy(a):
+            return _without_none(of_scipy(a, adjoint=block == "rmatmat"))
+        return BlockProduct(getattr(a, block))
+    return by_columns(getattr(a, vector)) if hasattr(a, vector) else None
 
 
 def _is_scipy(a: Any) -> bool:
     return any(kind.__module__.startswith("scipy.") for kind in type(a).__mro__)
 
 
-def _of_scipy(product: Callable[[Array], Array]) -> Callable[[Array], Array]:
+def _without_none(product: Callable[[Array], Array]) -> Callable[[Array], Array]:
     """Return a product of a SciPy operator that says so where it needs an rmatvec not given."""
 
     def said(x: Array) -> Array:
@@ -341,16 +341,6 @@ def _of_scipy(product: Callable[[Array], Array]) -> Callable[[Array], Array]:
             raise NotImplementedError(NO_ADJOINT) from None
 
     return said
-
-
-def _by_columns(apply: Callable[[Array], Array]) -> Callable[[Array], Array]:
-    def block(x: Array) -> Array:
-        xp = namespace(x)
-        columns = [apply(x[:, r]) for r in range(x.shape[1])]
-        columns = [c if is_array(c) else xp.asarray(c, device=device(x)) for c in columns]
-        return xp.stack([xp.reshape(c, (-1,)) for c in columns], axis=1)
-
-    return block
 
 
 def _from_callable(
@@ -372,8 +362,10 @@ def _from_callable(
         msg = f"n is {n!r}; expected the order of the matrix, an integer, at least 0."
         raise ValueError(msg)
     xp, where, working = home(a, dtype, like)
-    adjoint = rmatmat if rmatmat is not None else (_by_columns(rmatvec) if rmatvec else None)
+    product = by_columns(a) if matmat is None else BlockProduct(matmat)
+    adjoint = by_columns(rmatvec) if rmatvec else None
+    adjoint = adjoint if rmatmat is None else BlockProduct(rmatmat)
     return ForeignOperator(
-        (n, n), matmat or _by_columns(a), adjoint,
+        (n, n), product, adjoint,
         dtype=working, xp=xp, device=where, hermitian=hermitian, **facts,
     )  # fmt: skip

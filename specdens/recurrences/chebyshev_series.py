@@ -17,6 +17,7 @@ __all__ = [
     "Series",
     "cumulative_weights",
     "damping",
+    "density_weights",
     "expand",
     "log_abs_series",
     "log_series",
@@ -171,3 +172,35 @@ def cumulative_weights(count: int, t: Host) -> Host:
     k = np.arange(1, count)
     waves = -2 / np.pi * np.sin(k * theta) / k
     return np.concatenate([1 - theta / np.pi, waves], axis=1)
+
+
+def density_weights(count: int, t: Host) -> Host:
+    r"""Return the weights with which moments make a density on [-1, 1] at t.
+
+    ``[mu_0 + 2 sum_k mu_k cos(k theta)] / (pi sin theta)`` with ``theta = arccos t``. What a kernel
+    leaves of distant states at the ends, however little, would be infinite there; so each end has a
+    cell, half as wide as Jackson's kernel is there, in which the density is its own mean.
+
+    Parameters
+    ----------
+    count : int
+        N.
+    t : ndarray, shape (m,)
+        Outside of [-1, 1] the density is 0.
+
+    Returns
+    -------
+    ndarray, shape (m, N)
+    """
+    cell = float(width("jackson", count, np.ones(1))[0]) / 2
+    inner = np.abs(t) < 1 - cell
+    theta = np.arccos(np.where(inner, t, 0.0))
+    order = np.arange(count)
+    weights = np.cos(theta[:, None] * order) * np.where(order == 0, 1.0, 2.0)
+    weights /= np.pi * np.sin(theta)[:, None]
+    below, above = cumulative_weights(count, np.array([cell - 1, 1 - cell]))
+    weights[(t >= -1) & (t <= cell - 1)] = below / cell
+    weights[(t <= 1) & (t >= 1 - cell)] = ((order == 0) - above) / cell
+    weights[np.isnan(t)] = np.nan
+    weights[np.abs(t) > 1] = 0.0
+    return weights

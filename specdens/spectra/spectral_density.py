@@ -1,7 +1,7 @@
 r"""A density of states held as its Chebyshev moments; every question to it is linear in them.
 
 With damping factors g_k of a kernel and ``t = (x - c)/h``:
-``rho(x) = [g_0 mu_0 + 2 sum_k g_k mu_k T_k(t)] / (pi h sqrt(1 - t^2))``.
+``rho(x) = [g_0 mu_0 + 2 sum_k g_k mu_k T_k(t)] / (pi h sqrt(1 - t^2))``, finite at both ends.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from specdens.arrays.libraries import is_array, to_host
 from specdens.recurrences.chebyshev_series import (
     cumulative_weights,
     damping,
+    density_weights,
     expand,
     nodes,
     to_unit,
@@ -85,7 +86,7 @@ class SpectralDensity:
         Returns
         -------
         ndarray, shape (...) or (R, ...)
-            0 outside `bounds`.
+            0 outside `bounds`; next to their ends, within a `resolution`, a mean.
         """
         return self._apply(self._density_weights, x)
 
@@ -308,15 +309,8 @@ class SpectralDensity:
         return np.asarray(np.maximum(np.abs(values) ** 2 @ mass - np.abs(mean) ** 2, 0.0))
 
     def _density_weights(self, x: Host) -> Host:
-        t = to_unit(x, *self.bounds)
-        inside = np.abs(t) < 1
-        theta = np.arccos(np.where(inside, t, 0.0))
-        order = np.arange(len(self.moments))
-        factors = np.where(order == 0, 1.0, 2.0) * damping(self.kernel, len(order))
-        weights = np.cos(theta[:, None] * order) * factors
-        return np.asarray(
-            np.where(inside, 1 / (np.pi * self._half * np.sin(theta)), 0.0 * x)[:, None] * weights
-        )
+        factors = damping(self.kernel, len(self.moments)) / self._half
+        return density_weights(len(factors), to_unit(x, *self.bounds)) * factors
 
     def _cumulative_weights(self, x: Host) -> Host:
         factors = damping(self.kernel, len(self.moments))
@@ -325,7 +319,7 @@ class SpectralDensity:
     def _integral_weights(self, f: Callable[[Host], Host]) -> Host:
         def checked(x: Host) -> Host:
             with np.errstate(all="ignore"):
-                y = np.asarray(f(x))
+                y = np.array(f(x.copy()))
             if y.shape != x.shape or not np.all(np.isfinite(y)):
                 msg = (
                     f"f does not give one finite number for each energy of {self.bounds}, the "

@@ -23,7 +23,7 @@ from specdens.operators.aslinearoperator import aslinearoperator
 from specdens.operators.linear_operator import LinearOperator
 from specdens.problem.prepare import checked_count, prepare, require_states
 from specdens.recurrences.chebyshev_moments import EscapeError, chebyshev_vectors, require_inside
-from specdens.recurrences.chebyshev_series import damping, to_unit
+from specdens.recurrences.chebyshev_series import damping, density_weights, to_unit
 from specdens.results import UNBOUNDED, AccuracyWarning, SpectralBounds
 
 __all__ = ["DoubleMoments", "double_moments"]
@@ -428,12 +428,8 @@ class DoubleMoments:
     def _deltas(self, x: Host) -> Host:
         """Return the coefficients of delta(x - A), shape (X, N); 0 outside of the interval."""
         low, high = self.bounds
-        t = to_unit(x, low, high)
-        inside = np.abs(t) < 1
-        theta = np.arccos(np.where(inside, t, 0.0))
-        front = np.where(inside, 2 / (high - low) / (np.pi * np.sin(theta)), 0.0)
-        waves = np.cos(theta[:, None] * np.arange(len(self.moments)))
-        return np.asarray(front[:, None] * self._weights() * waves)
+        factors = damping(self.kernel, len(self.moments)) * (2 / (high - low))
+        return density_weights(len(factors), to_unit(x, low, high)) * factors
 
     def _bastin(self, x: Host) -> Host:
         """Return the integrand of `hall` without f."""

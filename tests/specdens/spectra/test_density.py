@@ -344,3 +344,39 @@ def test_a_false_claim_of_symmetry(method):
     op = aslinearoperator(lambda v: a @ v, n=40, hermitian=True)
     with pytest.raises(NotHermitianError):
         density(op, method=method, rng=0)
+
+
+@pytest.mark.parametrize("moments", [64, 256, 1024])
+def test_the_ends_of_the_interval(moments):
+    rho = density(graphene(60, 60), probes=2, moments=moments, rng=0)
+    low, high = rho.bounds
+    x = np.linspace(-3.2, 3.2, 641)
+    ends = np.array([low, low + 1e-15, low + 1e-9, low + 1e-5, high - 1e-15, high - 1e-9, high])
+    assert np.all(rho(ends) < 0.02)
+    assert np.all(rho(ends) >= 0)
+    assert np.trapezoid(rho(x), x) == pytest.approx(1, abs=5e-3)
+    for kernel in ("jackson", "lorentz", "fejer", "lanczos", "none"):
+        other = rho.with_kernel(kernel)
+        assert np.all(np.abs(other(ends)) < 0.5)
+        for edges in ((low, high), (low - 0.1, high + 0.3), (low - 1e-15, high + 1e-15)):
+            fine = np.linspace(*edges, 40001)
+            assert np.trapezoid(other(fine), fine) == pytest.approx(1, abs=1e-3)
+        lower, upper = other.band(ends)
+        assert np.all(upper - lower < 0.5)
+
+
+def test_states_at_the_very_ends():
+    rho = density(np.diag([-1.0, 0.5, 1.0, 1.0]), moments=200, bounds=(-1.0, 1.0))
+    low, high = rho.bounds
+    fine = np.linspace(low, high, 100001)
+    values = rho(fine)
+    assert np.all(values >= 0)
+    assert np.trapezoid(values, fine) == pytest.approx(1, abs=1e-3)
+
+
+def test_a_local_density_at_the_ends():
+    rho = local_density(graphene(20, 20), [0, 5], moments=128)
+    low, high = rho.bounds
+    assert np.all(np.abs(rho(np.array([low, low + 1e-15, high - 1e-12]))) < 0.02)
+    fine = np.linspace(low, high, 20001)
+    np.testing.assert_allclose(np.trapezoid(rho(fine), fine), 1, atol=1e-3)

@@ -247,3 +247,17 @@ class TestTrace:
 
     def test_empty(self):
         assert trace(np.empty((0, 0))) == 0
+
+
+def test_functions_that_work_in_place_or_in_a_buffer():
+    A = laplacian(12, 12) + np.eye(144)
+    exact = np.exp(np.linalg.eigvalsh(A)).sum()
+    buffer = np.empty(144)
+
+    def reuses(x):
+        return np.exp(x, out=buffer[: x.size].reshape(x.shape))
+
+    for f in (lambda x: np.exp(x, out=x), reuses):
+        assert float(trace_function(A, f)) == pytest.approx(exact, rel=1e-12)
+        lanczos = trace_function(A, f, method="lanczos", probes=144, moments=100)
+        assert float(lanczos) == pytest.approx(exact, rel=1e-8)
