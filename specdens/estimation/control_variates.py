@@ -7,7 +7,9 @@ probes, so that it does not depend on the probe that it corrects: the mean stays
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -34,8 +36,14 @@ CONTRADICTION = 8.0
 """Standard errors beyond which the probes contradict a trace that was stated."""
 
 ROUNDING = 1e-9
-"""Of the half width of a spectrum to the same power: a known moment that is less exact is not used.
-No estimate by probes is so good that more would be gained."""
+"""Of the half width of a spectrum to the same power: a known Chebyshev moment that is less exact is
+not used."""
+
+MEANINGLESS = 0.1
+"""As `ROUNDING`, where what rounding does to the mean is weighed against what is gained."""
+
+HARMLESS = 1e-2
+"""Of the error of a mean, below which its rounding is not looked into."""
 
 
 @dataclass(frozen=True)
@@ -58,6 +66,11 @@ class Controlled:
     spread: float
     rounding: float = 0.0
     contradicted: bool = False
+
+    @property
+    def error(self) -> float:
+        """The standard error of the mean, with the rounding."""
+        return float(np.std(self.values)) / math.sqrt(len(self.values)) + self.rounding
 
 
 def controlled(
@@ -96,54 +109,70 @@ def controlled(
         return plain
     # A rule is exact up to degree 2 m - 1; one from an exhausted Krylov space at any degree.
     steps = min(len(rule.nodes) for rule in rules)
-    known = traces.about(center).up_to(max(2 * steps - 1, 2)).reliable(half, ROUNDING)
-    if known.degree == 0 and ratios is None:
-        return plain
-    scale = known.values[0] * half ** np.arange(known.degree + 1)
-    exact, errors = np.array(known.values) / scale, np.array(known.errors) / scale
-    powers = [((rule.nodes - center) / half)[:, None] ** np.arange(len(exact)) for rule in rules]
-    moments = np.array([rule.weights @ p for rule, p in zip(rules, powers, strict=True)])
+    known = traces.about(center).up_to(max(2 * steps - 1, 2)).reliable(half, MEANINGLESS)
+    seen = _Seen(rules, y, center, half, known.degree)
     # The variance of a moment is one of twice its degree: a short rule gives no more.
-    checked = min(known.degree, max(steps - 1, 1))
-    if _contradicted(exact, errors, moments, powers, rules, known.values[0], checked):
+    if _contradicted(seen, known, half, min(known.degree, max(steps - 1, 1))):
         # Where nobody stated them, the probes are as likely to be at fault: better without.
         return replace(plain, contradicted=known.stated)
-    weighted = (values, moments)
-    if ratios is not None:
-        weighted = (values * ratios, moments * ratios[:, None])
-    corrected, slopes = _corrected(*weighted, exact, rules, powers, y)
-    if known.degree and np.std(corrected) > np.std(weighted[0]):
-        if ratios is None:
-            return plain
-        corrected, slopes = _corrected(
-            weighted[0], weighted[1][:, :1], exact[:1], rules, [p[:, :1] for p in powers], y
-        )
-        return Controlled(corrected, residual_spread(rules, y, 0))
-    rounding = float(slopes @ errors)
-    return Controlled(corrected, residual_spread(rules, y, known.degree), rounding)
+    ratios = np.ones(len(rules)) if ratios is None else ratios
+    best = _with_degree(values, seen, known, half, ratios, known.degree)
+    for degree in range(known.degree - 1, -1, -1):
+        if best.rounding <= HARMLESS * best.error:
+            break
+        fewer = _with_degree(values, seen, known, half, ratios, degree)
+        best = fewer if fewer.error < best.error else best
+    return best
 
 
-def _corrected(
-    values: Host,
-    moments: Host,
-    exact: Host,
-    rules: list[Rule],
-    powers: list[Host],
-    y: list[Host],
-) -> tuple[Host, Host]:
-    """Return the values less what moments explain of them, and the largest slopes used."""
-    corrected = values.astype(np.result_type(values, *y))
-    slopes = np.zeros(len(exact))
-    folds = min(FOLDS, len(rules))
-    members = np.arange(len(rules)) % folds
+@dataclass(frozen=True)
+class _Seen:
+    """Gauss rules of all probes, f at their nodes, and the powers of these up to a degree."""
+
+    rules: list[Rule]
+    y: list[Host]
+    center: float
+    half: float
+    degree: int
+
+    @cached_property
+    def powers(self) -> list[Host]:
+        exponents = np.arange(self.degree + 1)
+        return [((r.nodes - self.center) / self.half)[:, None] ** exponents for r in self.rules]
+
+    @cached_property
+    def moments(self) -> Host:
+        """Shape (R, degree + 1)."""
+        pairs = zip(self.rules, self.powers, strict=True)
+        return np.array([rule.weights @ powers for rule, powers in pairs])
+
+
+def _with_degree(
+    values: Host, seen: _Seen, known: PowerTraces, half: float, ratios: Host, degree: int
+) -> Controlled:
+    """Return the values less what moments up to a degree explain of them."""
+    first = slice(degree + 1)
+    scale = known.values[0] * half ** np.arange(degree + 1)
+    exact = np.array(known.values[first]) / scale
+    errors = np.array(known.errors[first]) / scale
+    weights = [rule.weights for rule in seen.rules]
+    values, moments = values * ratios, seen.moments[:, first] * ratios[:, None]
+    corrected = values.astype(np.result_type(values, *seen.y))
+    slopes = np.zeros(degree + 1)
+    folds = min(FOLDS, len(weights))
+    members = np.arange(len(weights)) % folds
     for fold in range(folds):
         others = np.flatnonzero(members != fold)
-        coefficients = _fit([powers[i] for i in others], [rules[i].weights for i in others],
-                            [y[i] for i in others])  # fmt: skip
+        coefficients = _fit(
+            [seen.powers[i][:, first] for i in others],
+            [weights[i] for i in others],
+            [seen.y[i] for i in others],
+        )
         own = members == fold
         corrected[own] = values[own] + (exact - moments[own]) @ coefficients
         slopes = np.maximum(slopes, np.abs(coefficients))
-    return corrected, slopes
+    spread = residual_spread(seen.rules, seen.y, degree)
+    return Controlled(corrected, spread, float(slopes[1:] @ errors[1:]))
 
 
 def residual_spread(rules: list[Rule], y: list[Host], degree: int) -> float:
@@ -171,24 +200,16 @@ def _fit(powers: list[Host], weights: list[Host], y: list[Host]) -> Host:
     return np.asarray(np.linalg.lstsq(matrix, values * root, rcond=1e-12)[0])
 
 
-def _contradicted(
-    exact: Host,
-    errors: Host,
-    moments: Host,
-    powers: list[Host],
-    rules: list[Rule],
-    mass: float,
-    degree: int,
-) -> bool:
+def _contradicted(seen: _Seen, known: PowerTraces, half: float, degree: int) -> bool:
     """Whether the mean moments of the probes are further from the known ones than chance goes."""
-    first = slice(degree + 1)
-    mean = moments[:, first].mean(axis=0)
-    squares = np.mean(
-        [rule.weights @ p[:, first] ** 2 for rule, p in zip(rules, powers, strict=True)], axis=0
-    )
-    variance = 2 * np.maximum(squares - mean**2, 0) / mass / len(rules)
-    allowed = CONTRADICTION * np.sqrt(variance) + errors[first] + 1e-6
-    return bool(np.any(np.abs(mean - exact[first]) > allowed))
+    first = slice(1, degree + 1)
+    scale = known.values[0] * half ** np.arange(known.degree + 1)[first]
+    exact, errors = np.array(known.values[first]) / scale, np.array(known.errors[first]) / scale
+    mean = seen.moments[:, first].mean(axis=0)
+    squares = [r.weights @ p[:, first] ** 2 for r, p in zip(seen.rules, seen.powers, strict=True)]
+    variance = 2 * np.maximum(np.mean(squares, axis=0) - mean**2, 0) / known.values[0]
+    allowed = CONTRADICTION * np.sqrt(variance / len(seen.rules)) + errors + 1e-6
+    return bool(np.any(np.abs(mean - exact) > allowed))
 
 
 def known_chebyshev(traces: PowerTraces, low: float, high: float, count: int) -> Host:

@@ -495,7 +495,7 @@ def integrate_moments(
         spread -= explained_spread(series.coefficients, mean, degree)
     # Squares of f need twice as many moments: what is left of them is not trusted to the end.
     spread = max(spread, 1e-14 * mean_square, 0.0)
-    # Rounding moves T_k by its slope times the noise: about k, but at the very ends of the interval.
+    # Rounding moves T_k by its slope times the noise: about k, but for the very ends.
     sizes = np.minimum(np.arange(count) * 2 * noise / (high - low), 2)
     rounding = float(np.abs(series.coefficients) @ sizes) + 100 * UNIT * abs(float(np.mean(values)))
     return Truncated(values, bias + rounding, series.resolved and bounds.rigorous, spread, rounding)

@@ -126,7 +126,7 @@ class Preconditioned(LinearOperator):
             terms = [value / self._tau**k, *parts[k]]
             values.append(math.fsum(terms))
             # Ritz values themselves are off by rounding.
-            errors.append(error / self._tau**k + 100 * self._op.unit * sum(map(abs, terms[1:])))
+            errors.append(error / self._tau**k + 30 * self._op.unit * sum(map(abs, terms[1:])))
         return PowerTraces(tuple(values), tuple(errors), stated=known.stated)
 
     def _root(self, x: Array) -> Array:
