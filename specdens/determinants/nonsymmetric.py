@@ -168,9 +168,9 @@ def _summary(
     elif norm is not None and len(factors) > 1:
         y = [LOG.on_host(rule.nodes) for rule in rules]
         traces = ((norm / largest) ** 2,)
-        found = controlled(
-            truncated.values, _squared(rules), y, PowerTraces.about_zero(traces, problem.n)
-        )
+        stated = not isinstance(problem.op, ExplicitOperator)
+        known_squares = PowerTraces.about_zero(traces, problem.n, stated=stated)
+        found = controlled(truncated.values, _squared(rules), y, known_squares)
         truncated = replace(truncated, values=found.values, spread=found.spread)
         flags = (*flags, CONTRADICTED) if found.contradicted else flags
     return summed(
