@@ -215,9 +215,7 @@ def _from_one_run(
         infos = [_sum(a, b) for a, b in zip(infos[:half], infos[half:], strict=True)]
     spent = problem.matvecs + op.count - sum(info.matvecs for info in infos)
     traces = known_traces(op, vectors)
-    truncated = integrate_factors(
-        list(factors), LOG, known, unit=unit, traces=traces, mass=float(problem.n)
-    )
+    truncated = integrate_factors(list(factors), LOG, known, unit=unit, traces=traces)
     if truncated.contradicted:
         flags = (*flags, CONTRADICTED)
     determinant = summed(

@@ -20,6 +20,7 @@ from specdens.estimation.truncation import foreseen_bias, integrate_factors
 from specdens.operators.algebra import Counting, Scaled
 from specdens.operators.explicit import ExplicitOperator
 from specdens.operators.gram import Gram
+from specdens.operators.power_traces import PowerTraces
 from specdens.problem.prepare import Problem
 from specdens.recurrences.lanczos import (
     Bidiagonal,
@@ -168,7 +169,9 @@ def _summary(
     elif norm is not None and len(factors) > 1:
         y = [LOG.on_host(rule.nodes) for rule in rules]
         traces = ((norm / largest) ** 2,)
-        found = controlled(truncated.values, _squared(rules), y, traces, float(problem.n))
+        stated = not isinstance(problem.op, ExplicitOperator)
+        known_squares = PowerTraces.about_zero(traces, problem.n, stated=stated)
+        found = controlled(truncated.values, _squared(rules), y, known_squares)
         truncated = replace(truncated, values=found.values, spread=found.spread)
         flags = (*flags, CONTRADICTED) if found.contradicted else flags
     return summed(

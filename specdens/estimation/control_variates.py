@@ -7,12 +7,14 @@ probes, so that it does not depend on the probe that it corrects: the mean stays
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import math
+from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any, TypeAlias
 
 import numpy as np
 
-from specdens.operators.algebra import shifted_traces
+from specdens.operators.power_traces import PowerTraces
 from specdens.recurrences.quadrature import Rule
 
 __all__ = [
@@ -21,6 +23,7 @@ __all__ = [
     "controlled_table",
     "explained_spread",
     "known_chebyshev",
+    "moments_contradict",
     "residual_spread",
 ]
 
@@ -31,6 +34,16 @@ FOLDS = 16
 
 CONTRADICTION = 8.0
 """Standard errors beyond which the probes contradict a trace that was stated."""
+
+ROUNDING = 1e-9
+"""Of the half width of a spectrum to the same power: a known Chebyshev moment that is less exact is
+not used."""
+
+MEANINGLESS = 0.1
+"""As `ROUNDING`, where what rounding does to the mean is weighed against what is gained."""
+
+HARMLESS = 1e-2
+"""Of the error of a mean, below which its rounding is not looked into."""
 
 
 @dataclass(frozen=True)
@@ -43,21 +56,28 @@ class Controlled:
         For mass 1.
     spread : float
         The variance of what is left of f under the mean spectral measure.
+    rounding : float
+        How far the rounding of the known moments may put the mean off.
     contradicted : bool
         Whether the probes' own moments are incompatible with the ones that were stated.
     """
 
     values: Host
     spread: float
+    rounding: float = 0.0
     contradicted: bool = False
+
+    @property
+    def error(self) -> float:
+        """The standard error of the mean, with the rounding."""
+        return float(np.std(self.values)) / math.sqrt(len(self.values)) + self.rounding
 
 
 def controlled(
     values: Host,
     rules: list[Rule],
     y: list[Host],
-    traces: tuple[float, ...],
-    mass: float,
+    traces: PowerTraces,
     ratios: Host | None = None,
 ) -> Controlled:
     """Return per-probe values with the variance of polynomials taken out.
@@ -70,10 +90,9 @@ def controlled(
         The Gauss rule of each probe.
     y : list of ndarray
         f at the nodes of each.
-    traces : tuple of float
-        ``tr A, tr A^2, ...``.
-    mass : float
-        ``tr I``.
+    traces : PowerTraces
+        Known ones. Those in which rounding would show are left out, and all of them where they
+        make the values of probes scatter more.
     ratios : ndarray, shape (R,), optional
         ``<z, z>`` of each probe over the mass, where that fluctuates: then the mass is a control
         variate, too.
@@ -82,33 +101,78 @@ def controlled(
     ----------
     Owen, Monte Carlo theory, methods and examples (2013), section 8.9.
     """
-    steps = min(len(rule.nodes) for rule in rules)
-    # A short rule comes from an exhausted Krylov space: it is exact at any degree.
-    degree = min(len(traces), max(2 * steps - 1, 2))
     low = min(float(rule.nodes[0]) for rule in rules)
     high = max(float(rule.nodes[-1]) for rule in rules)
     center, half = (low + high) / 2, (high - low) / 2
-    if (degree == 0 and ratios is None) or half <= 1e-14 * max(abs(low), abs(high)):
-        return Controlled(values, residual_spread(rules, y, 0))
-    exact = _scaled_moments((mass, *traces[:degree]), center, half) / mass
-    powers = [((rule.nodes - center) / half)[:, None] ** np.arange(degree + 1) for rule in rules]
-    found = np.array([rule.weights @ p for rule, p in zip(rules, powers, strict=True)])
-    if ratios is not None:
-        values, found = values * ratios, found * ratios[:, None]
-    corrected = values.astype(np.result_type(values, *y))
-    folds = min(FOLDS, len(rules))
-    members = np.arange(len(rules)) % folds
+    plain = Controlled(values, residual_spread(rules, y, 0))
+    if half <= 1e-14 * max(abs(low), abs(high)):
+        return plain
+    # A rule is exact up to degree 2 m - 1; one from an exhausted Krylov space at any degree.
+    steps = min(len(rule.nodes) for rule in rules)
+    known = traces.about(center).up_to(max(2 * steps - 1, 2)).reliable(half, MEANINGLESS)
+    seen = _Seen(rules, y, center, half, known.degree)
+    # The variance of a moment is one of twice its degree: a short rule gives no more.
+    if _contradicted(seen, known, half, min(known.degree, max(steps - 1, 1))):
+        # Where nobody stated them, the probes are as likely to be at fault: better without.
+        return replace(plain, contradicted=known.stated)
+    ratios = np.ones(len(rules)) if ratios is None else ratios
+    best = _with_degree(values, seen, known, half, ratios, known.degree)
+    for degree in range(known.degree - 1, -1, -1):
+        if best.rounding <= HARMLESS * best.error:
+            break
+        fewer = _with_degree(values, seen, known, half, ratios, degree)
+        best = fewer if fewer.error < best.error else best
+    return best
+
+
+@dataclass(frozen=True)
+class _Seen:
+    """Gauss rules of all probes, f at their nodes, and the powers of these up to a degree."""
+
+    rules: list[Rule]
+    y: list[Host]
+    center: float
+    half: float
+    degree: int
+
+    @cached_property
+    def powers(self) -> list[Host]:
+        exponents = np.arange(self.degree + 1)
+        return [((r.nodes - self.center) / self.half)[:, None] ** exponents for r in self.rules]
+
+    @cached_property
+    def moments(self) -> Host:
+        """Shape (R, degree + 1)."""
+        pairs = zip(self.rules, self.powers, strict=True)
+        return np.array([rule.weights @ powers for rule, powers in pairs])
+
+
+def _with_degree(
+    values: Host, seen: _Seen, known: PowerTraces, half: float, ratios: Host, degree: int
+) -> Controlled:
+    """Return the values less what moments up to a degree explain of them."""
+    first = slice(degree + 1)
+    scale = known.values[0] * half ** np.arange(degree + 1)
+    exact = np.array(known.values[first]) / scale
+    errors = np.array(known.errors[first]) / scale
+    weights = [rule.weights for rule in seen.rules]
+    values, moments = values * ratios, seen.moments[:, first] * ratios[:, None]
+    corrected = values.astype(np.result_type(values, *seen.y))
+    slopes = np.zeros(degree + 1)
+    folds = min(FOLDS, len(weights))
+    members = np.arange(len(weights)) % folds
     for fold in range(folds):
         others = np.flatnonzero(members != fold)
-        coefficients = _fit([powers[i] for i in others], [rules[i].weights for i in others],
-                            [y[i] for i in others])  # fmt: skip
+        coefficients = _fit(
+            [seen.powers[i][:, first] for i in others],
+            [weights[i] for i in others],
+            [seen.y[i] for i in others],
+        )
         own = members == fold
-        corrected[own] = values[own] + (exact - found[own]) @ coefficients
-    return Controlled(
-        corrected,
-        residual_spread(rules, y, degree),
-        _contradicted(exact, found, powers, rules, mass),
-    )
+        corrected[own] = values[own] + (exact - moments[own]) @ coefficients
+        slopes = np.maximum(slopes, np.abs(coefficients))
+    spread = residual_spread(seen.rules, seen.y, degree)
+    return Controlled(corrected, spread, float(slopes[1:] @ errors[1:]))
 
 
 def residual_spread(rules: list[Rule], y: list[Host], degree: int) -> float:
@@ -126,11 +190,6 @@ def residual_spread(rules: list[Rule], y: list[Host], degree: int) -> float:
         return float(weights[seen] @ np.abs(rest[seen]) ** 2)
 
 
-def _scaled_moments(traces: tuple[float, ...], center: float, half: float) -> Host:
-    """Return ``tr ((A - center) / half)^k`` from ``tr A^k``, both from k = 0."""
-    return np.array([t / half**k for k, t in enumerate(shifted_traces(traces, -center))])
-
-
 def _fit(powers: list[Host], weights: list[Host], y: list[Host]) -> Host:
     """Return coefficients of the weighted least-squares polynomial; infinities have no say."""
     values = np.concatenate(y)
@@ -141,40 +200,59 @@ def _fit(powers: list[Host], weights: list[Host], y: list[Host]) -> Host:
     return np.asarray(np.linalg.lstsq(matrix, values * root, rcond=1e-12)[0])
 
 
-def _contradicted(
-    exact: Host, found: Host, powers: list[Host], rules: list[Rule], mass: float
-) -> bool:
-    """Whether the mean moments of the probes are further from the stated ones than chance goes."""
-    mean = found.mean(axis=0)
-    squares = np.mean([rule.weights @ p**2 for rule, p in zip(rules, powers, strict=True)], axis=0)
-    variance = 2 * np.maximum(squares - mean**2, 0) / mass / len(rules)
-    return bool(np.any(np.abs(mean - exact) > CONTRADICTION * np.sqrt(variance) + 1e-6))
+def _contradicted(seen: _Seen, known: PowerTraces, half: float, degree: int) -> bool:
+    """Whether the mean moments of the probes are further from the known ones than chance goes."""
+    first = slice(1, degree + 1)
+    scale = known.values[0] * half ** np.arange(known.degree + 1)[first]
+    exact, errors = np.array(known.values[first]) / scale, np.array(known.errors[first]) / scale
+    mean = seen.moments[:, first].mean(axis=0)
+    squares = [r.weights @ p[:, first] ** 2 for r, p in zip(seen.rules, seen.powers, strict=True)]
+    variance = 2 * np.maximum(np.mean(squares, axis=0) - mean**2, 0) / known.values[0]
+    allowed = CONTRADICTION * np.sqrt(variance / len(seen.rules)) + errors + 1e-6
+    return bool(np.any(np.abs(mean - exact) > allowed))
 
 
-def known_chebyshev(
-    traces: tuple[float, ...], mass: float, low: float, high: float, count: int
-) -> Host:
+def known_chebyshev(traces: PowerTraces, low: float, high: float, count: int) -> Host:
     """Return the first Chebyshev moments on [low, high], for mass 1, as far as traces tell them.
 
     Parameters
     ----------
-    traces : tuple of float
-        ``tr A, tr A^2, ...``.
-    mass : float
-        ``tr I``.
+    traces : PowerTraces
+        Those in which rounding would show about the middle of the interval are left out.
     low, high : float
     count : int
         At most so many.
 
     Returns
     -------
-    ndarray, shape (min(count, len(traces) + 1),)
+    ndarray, shape (min(count, degree + 1),)
     """
-    powers = (mass, *traces)[:count]
-    scaled = _scaled_moments(powers, (low + high) / 2, (high - low) / 2) / mass
-    unit = np.eye(len(powers))
-    rows = [np.polynomial.chebyshev.cheb2poly(unit[k][: k + 1]) for k in range(len(powers))]
+    half = (high - low) / 2
+    known = traces.about((low + high) / 2).up_to(count - 1).reliable(half, ROUNDING)
+    scaled = np.array([v / half**k for k, v in enumerate(known.values)]) / known.values[0]
+    unit = np.eye(len(scaled))
+    rows = [np.polynomial.chebyshev.cheb2poly(unit[k][: k + 1]) for k in range(len(scaled))]
     return np.array([row @ scaled[: len(row)] for row in rows])
+
+
+def moments_contradict(table: Host, exact: Host, mass: float) -> bool:
+    """Whether the mean moments of the probes are further from the known ones than chance goes.
+
+    Parameters
+    ----------
+    table : ndarray, shape (N, R)
+        Chebyshev moments of each probe, for mass 1.
+    exact : ndarray, shape (K + 1,)
+        The known ones.
+    mass : float
+        ``tr I``.
+    """
+    # T_k^2 = (1 + T_2k) / 2: the variance of the k-th takes the 2k-th.
+    checked = np.arange(1, min(len(exact), (len(table) + 1) // 2))
+    mean = table.mean(axis=1)
+    spread = np.maximum((1 + mean[2 * checked]) / 2 - mean[checked] ** 2, 0)
+    allowed = CONTRADICTION * np.sqrt(2 * spread / mass / table.shape[1]) + 1e-6
+    return bool(np.any(np.abs(mean[checked] - exact[checked]) > allowed))
 
 
 def controlled_table(table: Host, exact: Host) -> Host:

@@ -86,7 +86,7 @@ class _Prospects:
         value = abs(run.n * (pairs.weights @ run.f.on_host(self.inside)))
         self.target = run.target(float(value))
         self.shared: dict[str, Any] = {
-            "degree": min(2, len(run.op.power_traces())),
+            "degree": min(2, run.op.centered_traces().degree),
             "target": self.target,
             "goal": run.goal,
             "longest": basis.steps,

@@ -30,6 +30,9 @@ __all__ = [
     "summed",
 ]
 
+SPOILED = 1e-3
+"""Of a value, or of 1: rounding beyond it is told."""
+
 BLIND = "the given probes do not differ, and see one eigenvalue: nothing tells their error"
 COARSE = (
     "single precision does not resolve the eigenvalues next to 0; products in double precision do: "
@@ -79,6 +82,8 @@ def summed(
     if probes.given is not None and stderr == 0 and probes.n > 1:
         flags = (*flags, BLIND)
     bias = float(n * truncated.bias + exact_bias)
+    if n * truncated.rounding > SPOILED * max(1.0, abs(value)):
+        flags = (*flags, ILL_CONDITIONED)
     # What few long runs have not met weighs more, beside the small error of many short ones.
     share = 0.5 if truncated.long_runs and not truncated.rigorous else 1.0
     negligible = n * truncated.rounding + max(share * stderr, 1e-8 * abs(value))

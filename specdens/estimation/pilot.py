@@ -26,6 +26,7 @@ from specdens.estimation.sampling import by_blocks
 from specdens.estimation.truncation import foreseen_bias
 from specdens.operators.algebra import Counting
 from specdens.operators.linear_operator import LinearOperator
+from specdens.operators.power_traces import PowerTraces
 from specdens.problem.prepare import Problem
 from specdens.recurrences.deflation import Captured, Preconditioned, captured_part
 from specdens.recurrences.krylov_basis import KrylovBasis
@@ -56,10 +57,8 @@ class Sampled:
     f : ScalarFunction
     known : SpectralBounds
         Of op.
-    traces : tuple of float
-        ``tr op, tr op^2`` on what is sampled, as far as they are known.
-    mass : float
-        Its dimension.
+    traces : PowerTraces
+        ``tr I, tr op, tr op^2`` on what is sampled, as far as they are known.
     offset, bias : float or complex, float
         What was computed, and how far that may be off.
     basis : KrylovBasis or None
@@ -73,13 +72,17 @@ class Sampled:
     op: LinearOperator
     f: ScalarFunction
     known: SpectralBounds
-    traces: tuple[float, ...]
-    mass: float
+    traces: PowerTraces
     offset: complex = 0.0
     bias: float = 0.0
     basis: KrylovBasis | None = None
     columns: int = 0
     deflated: int = 0
+
+    @property
+    def mass(self) -> float:
+        """The dimension of what is sampled."""
+        return self.traces.values[0]
 
 
 @dataclass
@@ -140,8 +143,7 @@ def _task(
     if pays and deflation_pays(run, basis, definite=definite):
         make = _preconditioned if definite else _projected
         return make(problem, run, basis), Samples([], [])
-    traces = run.op.power_traces()
-    task = Sampled(run.op, run.f, problem.known, traces, float(run.n))
+    task = Sampled(run.op, run.f, problem.known, run.op.centered_traces())
     steps = run.goal.steps
     if steps is None:
         while not basis.exhausted and not _enough(
@@ -222,7 +224,7 @@ def _seen(task: Sampled, factors: list[Tridiagonal]) -> tuple[float, complex]:
     rules = [gauss(factor) for factor in factors]
     y = [task.f.on_host(task.f.clipped(rule.nodes)) for rule in rules]
     mean = np.mean([rule.integrate(v) for rule, v in zip(rules, y, strict=True)])
-    return residual_spread(rules, y, len(task.traces)), complex(mean)
+    return residual_spread(rules, y, task.traces.degree), complex(mean)
 
 
 def _division(
@@ -241,9 +243,7 @@ def _preconditioned(problem: Problem, run: Run, basis: KrylovBasis) -> Sampled:
     if problem.known.low > 0 and problem.known.low_rigorous:
         low = problem.known.low / op.largest
         known = replace(UNBOUNDED, low=low, low_rigorous=True, how=problem.known.how)
-    return Sampled(
-        op, run.f, known, op.power_traces(), float(run.n), offset=op.logdet, deflated=op.rank
-    )
+    return Sampled(op, run.f, known, op.centered_traces(), offset=op.logdet, deflated=op.rank)
 
 
 def _projected(problem: Problem, run: Run, basis: KrylovBasis) -> Sampled:
@@ -266,7 +266,7 @@ def _projected(problem: Problem, run: Run, basis: KrylovBasis) -> Sampled:
     assert found is not None
     columns = round(run.n - found.mass)
     return Sampled(
-        run.op, run.f, problem.known, found.traces, found.mass, found.value, found.bias,
+        run.op, run.f, problem.known, found.traces, found.value, found.bias,
         basis, columns, columns,
     )  # fmt: skip
 
@@ -389,7 +389,6 @@ def _outside(task: Sampled, block: Array) -> tuple[Array, list[float]]:
 def _summary(problem: Problem, run: Run, task: Sampled, samples: Samples) -> Estimate:
     found = integrated(
         samples.factors, task.f, task.known, n=run.n, unit=task.op.unit, traces=task.traces,
-        mass=task.mass,
         ratios=None if task.basis is None else np.array(samples.ratios),
         long_runs=samples.long_runs,
     )  # fmt: skip

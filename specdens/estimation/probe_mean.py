@@ -30,6 +30,7 @@ from specdens.estimation.sampling import (
 )
 from specdens.estimation.truncation import Truncated, integrate_factors, integrate_moments
 from specdens.operators.algebra import Counting
+from specdens.operators.power_traces import PowerTraces
 from specdens.problem.prepare import Problem
 from specdens.recurrences.chebyshev_moments import EscapeError
 from specdens.recurrences.lanczos import Bidiagonal, Tridiagonal
@@ -96,8 +97,7 @@ def integrated(
     *,
     n: int,
     unit: float,
-    traces: tuple[float, ...] = (),
-    mass: float | None = None,
+    traces: PowerTraces,
     ratios: Host | None = None,
     long_runs: int = 0,
 ) -> Integrated:
@@ -113,10 +113,8 @@ def integrated(
         Order of A.
     unit : float
         Unit roundoff of the products.
-    traces : tuple of float
-        ``tr A, tr A^2, ...`` for control variates.
-    mass : float, optional
-        ``tr I`` of the space that the probes sample; default n.
+    traces : PowerTraces
+        For control variates; and ``tr I`` of the space that the probes sample.
     ratios : ndarray, shape (R,), optional
         ``<y, y>`` of each probe over the mass, where it is not 1.
     long_runs : int
@@ -134,7 +132,7 @@ def integrated(
         # Singular values, which have no negatives, do not come here: they are not below 0.
         factors = [t.negated() for t in factors if isinstance(t, Tridiagonal)]
         known, f = known.negated(), LOG
-        traces = tuple(-t if k % 2 == 0 else t for k, t in enumerate(traces))
+        traces = traces.scaled(-1.0)
         low, high = -high, -low
     require_domain(f, low, noise)
     if f.pole and low < 0 < high and f is not LOG:
@@ -153,9 +151,8 @@ def integrated(
     elif f.pole and unit > DOUBLE and nearest <= COARSEST * unit * farthest:
         flags = (*flags, COARSE)
     found = integrate_factors(
-        list(factors), f, known, unit=unit, traces=traces, mass=float(n) if mass is None else mass,
-        ratios=ratios, long_runs=long_runs,
-    )  # fmt: skip
+        list(factors), f, known, unit=unit, traces=traces, ratios=ratios, long_runs=long_runs
+    )
     if found.contradicted:
         flags = (*flags, CONTRADICTED)
     seen = SpectralBounds(max(low, known.low), min(high, known.high), False, False, "Ritz values")
@@ -176,10 +173,12 @@ def chebyshev_trace(
     except EscapeError as error:
         _log.info("%s Running Lanczos with the same probes.", error)
         return lanczos_trace(problem, op, f, moments, probes)
-    traces = known_traces(op, probes)
-    table = with_known_moments(found.table, interval, traces, problem.n)
-    degree = min(len(traces), len(table) - 1) if table is not found.table else 0
-    truncated = integrate_moments(table, _clipped(f), interval, degree=degree)
+    table, degree, contradicted = with_known_moments(
+        found.table, interval, known_traces(op, probes)
+    )
+    noise = noise_of(problem.n, op.unit, interval.low, interval.high)
+    truncated = integrate_moments(table, _clipped(f), interval, degree=degree, noise=noise)
+    flags = (*flags, CONTRADICTED) if contradicted else flags
     return Integrated(truncated, interval, flags)
 
 

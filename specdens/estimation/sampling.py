@@ -13,9 +13,14 @@ import numpy as np
 
 from specdens.arrays.libraries import Array
 from specdens.arrays.probes import Probes, make_probes
-from specdens.estimation.control_variates import controlled_table, known_chebyshev
+from specdens.estimation.control_variates import (
+    controlled_table,
+    known_chebyshev,
+    moments_contradict,
+)
 from specdens.kernels.compiled import padded_width
 from specdens.operators.linear_operator import LinearOperator
+from specdens.operators.power_traces import PowerTraces
 from specdens.problem.bounds import estimated_bounds
 from specdens.recurrences.chebyshev_moments import chebyshev_moments
 from specdens.recurrences.chebyshev_series import to_unit
@@ -159,20 +164,27 @@ def moments_by_chebyshev(
     return Moments(np.array(by_blocks(op, probes, run)).T, bounds)
 
 
-def known_traces(op: LinearOperator, probes: Probes) -> tuple[float, ...]:
+def known_traces(op: LinearOperator, probes: Probes) -> PowerTraces:
     """Return ``tr A, tr A^2, ...`` where they may correct what these probes give."""
-    return op.power_traces() if probes.key is not None and not probes.exhaustive else ()
+    if probes.key is None or probes.exhaustive:
+        return PowerTraces.about_zero((), op.shape[1])
+    return op.centered_traces()
 
 
 def with_known_moments(
-    table: Host, bounds: SpectralBounds, traces: tuple[float, ...], mass: float
-) -> Host:
-    """Return the moments of all probes, corrected by those that traces tell exactly."""
-    if not traces or table.shape[1] < 2 or bounds.low == bounds.high:
-        return table
-    return controlled_table(
-        table, known_chebyshev(traces, mass, bounds.low, bounds.high, len(table))
-    )
+    table: Host, bounds: SpectralBounds, traces: PowerTraces
+) -> tuple[Host, int, bool]:
+    """Return the moments of all probes, corrected by those that traces tell exactly.
+
+    And how many these are, and whether the probes contradict what was stated of them: then nothing
+    is corrected.
+    """
+    if traces.degree == 0 or table.shape[1] < 2 or bounds.low == bounds.high:
+        return table, 0, False
+    exact = known_chebyshev(traces, bounds.low, bounds.high, len(table))
+    if moments_contradict(table, exact, traces.values[0]):
+        return table, 0, traces.stated
+    return controlled_table(table, exact), len(exact) - 1, False
 
 
 def moments_by_lanczos(

@@ -29,9 +29,10 @@ from specdens.estimation.control_variates import (
     explained_spread,
     residual_spread,
 )
+from specdens.operators.power_traces import UNKNOWN, PowerTraces
 from specdens.recurrences.chebyshev_series import Series, expand, log_abs_series, log_series
 from specdens.recurrences.lanczos import Bidiagonal, Tridiagonal
-from specdens.recurrences.quadrature import Rule, averaged, gauss, radau
+from specdens.recurrences.quadrature import Rule, averaged, gauss, noise_of, radau
 from specdens.results import UNBOUNDED, SpectralBounds, two_sided_quantile
 from specdens.scalar_functions import LOG, LOG_ABS, ScalarFunction
 
@@ -47,6 +48,8 @@ __all__ = [
 
 Host: TypeAlias = np.ndarray[Any, Any]
 Factor: TypeAlias = Tridiagonal | Bidiagonal
+
+UNIT = float(np.finfo(float).eps)
 
 INFLATION = 2.0
 FLOOR_SHARE = 0.1
@@ -98,8 +101,7 @@ def integrate_factors(
     known: SpectralBounds,
     *,
     unit: float,
-    traces: tuple[float, ...] = (),
-    mass: float = 1.0,
+    traces: PowerTraces = UNKNOWN,
     ratios: Host | None = None,
     long_runs: int = 0,
 ) -> Truncated:
@@ -114,25 +116,24 @@ def integrate_factors(
         Rigorous ends serve for Gauss-Radau brackets.
     unit : float
         Unit roundoff of the products.
-    traces : tuple of float
-        ``tr A, tr A^2, ...`` where they may serve as control variates: for random probes.
-    mass : float
-        ``tr I``.
+    traces : PowerTraces
+        ``tr I``, and ``tr A, tr A^2, ...`` where they may serve as control variates: for random
+        probes.
     ratios : ndarray, shape (R,), optional
         ``<z, z>`` of each probe over the mass, where it is not 1.
     long_runs : int
         So many of the first factors have more steps than the others, and correct their truncation.
     """
     if 0 < long_runs < len(factors):
-        shared: dict[str, Any] = {"unit": unit, "traces": traces, "mass": mass, "ratios": ratios}
+        shared: dict[str, Any] = {"unit": unit, "traces": traces, "ratios": ratios}
         return _two_levels(factors[:long_runs], factors[long_runs:], f, known, **shared)
     gaussian = _gauss_values(factors, f, known)
     best = _best_values(factors, gaussian, f, known, unit)
-    rounding = _rounding(best.values, unit)
-    found = _controlled(gaussian, best.values, traces, mass, ratios)
+    known_part = _controlled(gaussian, best.values, traces, ratios)
+    rounding = _rounding(gaussian, f, known, unit, traces.values[0]) + known_part.rounding
     return Truncated(
-        found.values, best.bias + rounding, best.rigorous, found.spread, rounding,
-        found.contradicted,
+        known_part.values, best.bias + rounding, best.rigorous, known_part.spread, rounding,
+        known_part.contradicted,
     )  # fmt: skip
 
 
@@ -143,8 +144,7 @@ def _two_levels(
     known: SpectralBounds,
     *,
     unit: float,
-    traces: tuple[float, ...],
-    mass: float,
+    traces: PowerTraces,
     ratios: Host | None,
 ) -> Truncated:
     """Integrate short runs, corrected by what more steps changed for the long ones."""
@@ -152,7 +152,7 @@ def _two_levels(
     # Exhausted Krylov spaces are exact: if all are, there is nothing to correct.
     steps = max(running or [len(factor.diagonal) for factor in long])
     cut = _gauss_values([*(factor.leading(steps) for factor in long), *short], f, known)
-    found = _controlled(cut, cut.values, traces, mass, ratios)
+    found = _controlled(cut, cut.values, traces, ratios)
     whole = _gauss_values(long, f, known)
     best = _best_values(long, whole, f, known, unit)
     with np.errstate(invalid="ignore"):
@@ -161,12 +161,12 @@ def _two_levels(
         changed = np.zeros(len(long))  # the values say it all: they are infinite
     if ratios is not None:
         changed = changed * ratios[: len(long)]
-    rounding = _rounding(best.values, unit)
+    rounding = _rounding(whole, f, known, unit, traces.values[0]) + found.rounding
     return Truncated(
         found.values + np.mean(changed),
         best.bias + rounding,
         best.rigorous,
-        residual_spread(whole.rules, whole.y, len(traces)),
+        residual_spread(whole.rules, whole.y, traces.degree),
         rounding,
         found.contradicted,
         changed=correction_scatter(changed),
@@ -232,17 +232,52 @@ def _gauss_values(factors: list[Factor], f: ScalarFunction, known: SpectralBound
 
 
 def _controlled(
-    gaussian: _Gaussian, values: Host, traces: tuple[float, ...], mass: float, ratios: Host | None
+    gaussian: _Gaussian, values: Host, traces: PowerTraces, ratios: Host | None
 ) -> Controlled:
     """Return the values with what is known exactly taken out, if anything is."""
     rules, y = gaussian.rules, gaussian.y
-    if (traces or ratios is not None) and len(rules) > 1 and np.all(np.isfinite(values)):
-        return controlled(values, rules, y, traces, mass, ratios)
+    if len(rules) > 1 and np.all(np.isfinite(values)):
+        return controlled(values, rules, y, traces, ratios)
     return Controlled(values, residual_spread(rules, y, 0))
 
 
-def _rounding(values: Host, unit: float) -> float:
-    return 100 * unit * float(np.mean(np.abs(values))) if len(values) else 0.0
+def _rounding(
+    gaussian: _Gaussian, f: ScalarFunction, known: SpectralBounds, unit: float, mass: float
+) -> float:
+    """Return how far rounding may move the mean value: the recurrence is exact for a neighbour.
+
+    The eigenvalues of that neighbour of A are off by what rounding does to the largest one,
+    whatever a bound of the spectrum says of the smallest.
+
+    References
+    ----------
+    Greenbaum, Linear Algebra Appl. 113, 7 (1989).
+    """
+    if not gaussian.rules or not np.all(np.isfinite(gaussian.values)):
+        return 0.0
+    low = min(float(rule.nodes[0]) for rule in gaussian.rules)
+    high = max(float(rule.nodes[-1]) for rule in gaussian.rules)
+    noise = noise_of(int(mass), unit, low, high)
+    moved = [
+        rule.integrate(np.nan_to_num(_sensitivity(f, rule.nodes, y, noise, known, unit)))
+        for rule, y in zip(gaussian.rules, gaussian.y, strict=True)
+    ]
+    return 100 * unit * float(np.mean(np.abs(gaussian.values))) + float(np.mean(moved))
+
+
+def _sensitivity(
+    f: ScalarFunction, nodes: Host, y: Host, noise: float, known: SpectralBounds, unit: float
+) -> Host:
+    """Return how much f may change where eigenvalues move by the noise, but not out of bounds."""
+    low = known.low if known.low_rigorous else -math.inf
+    high = known.high if known.high_rigorous else math.inf
+    ends = np.clip([nodes - noise, nodes + noise], low, high)
+    if f.pole:  # nearer to it, A counts as singular
+        least = 4 * unit * float(np.abs(nodes).max())
+        ends = np.where(np.abs(ends) < least, least, ends)
+    with np.errstate(all="ignore"):
+        changes = [np.abs(f.on_host(f.clipped(x)) - y) for x in ends]
+    return np.asarray(np.maximum(*changes))
 
 
 @dataclass(frozen=True)
@@ -420,7 +455,12 @@ def _against_floor(
 
 
 def integrate_moments(
-    table: Host, f: ScalarFunction, bounds: SpectralBounds, *, degree: int = 0
+    table: Host,
+    f: ScalarFunction,
+    bounds: SpectralBounds,
+    *,
+    degree: int = 0,
+    noise: float = 0.0,
 ) -> Truncated:
     """Integrate f over each probe's measure, given its Chebyshev moments, without a kernel.
 
@@ -434,6 +474,8 @@ def integrate_moments(
         The bias is rigorous if they are and the coefficients of f could be computed.
     degree : int
         Of the polynomials whose traces have been put into the table.
+    noise : float
+        How far rounding may move eigenvalues.
     """
     count, (low, high) = len(table), bounds
     if low == high:
@@ -453,7 +495,10 @@ def integrate_moments(
         spread -= explained_spread(series.coefficients, mean, degree)
     # Squares of f need twice as many moments: what is left of them is not trusted to the end.
     spread = max(spread, 1e-14 * mean_square, 0.0)
-    return Truncated(values, bias, rigorous=series.resolved and bounds.rigorous, spread=spread)
+    # Rounding moves T_k by its slope times the noise: about k, but for the very ends.
+    sizes = np.minimum(np.arange(count) * 2 * noise / (high - low), 2)
+    rounding = float(np.abs(series.coefficients) @ sizes) + 100 * UNIT * abs(float(np.mean(values)))
+    return Truncated(values, bias + rounding, series.resolved and bounds.rigorous, spread, rounding)
 
 
 def _series(f: ScalarFunction, low: float, high: float, count: int) -> Series:

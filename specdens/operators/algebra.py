@@ -13,6 +13,7 @@ from specdens.arrays.libraries import Array
 from specdens.kernels.cpu.step_frame import needs_product
 from specdens.operators.aslinearoperator import aslinearoperator
 from specdens.operators.linear_operator import LinearOperator, Step
+from specdens.operators.power_traces import PowerTraces
 
 __all__ = [
     "Adjoint",
@@ -108,6 +109,10 @@ class Shifted(LinearOperator):
         powers = (float(self.shape[0]), *self.base.power_traces())
         return shifted_traces(powers, complex(self.shift).real)[1:]
 
+    def centered_traces(self) -> PowerTraces:
+        """Return those of the base about a center that moves along."""
+        return self.base.centered_traces().shifted(complex(self.shift).real)
+
     def recurrence(self, columns: int) -> Step | None:
         """Return that of the base, for a real shift."""
         step = self.base.recurrence(columns) if self.dtype == self.base.dtype else None
@@ -165,6 +170,10 @@ class Scaled(LinearOperator):
         """Return those of the base, times powers of the factor."""
         s = complex(self.factor).real
         return tuple(s**k * t for k, t in enumerate(self.base.power_traces(), 1))
+
+    def centered_traces(self) -> PowerTraces:
+        """Return those of the base, times powers of the factor."""
+        return self.base.centered_traces().scaled(complex(self.factor).real)
 
     def frobenius_norm(self) -> float | None:
         """Return that of the base, times the modulus of the factor."""
@@ -278,6 +287,10 @@ class Counting(LinearOperator):
     def power_traces(self) -> tuple[float, ...]:
         """Return those of the base."""
         return self.base.power_traces()
+
+    def centered_traces(self) -> PowerTraces:
+        """Return those of the base."""
+        return self.base.centered_traces()
 
     def recurrence(self, columns: int) -> Step | None:
         """Return that of the base, counted."""

@@ -25,6 +25,7 @@ from specdens.operators.diagonals import diagonals_of_dia, pays_as_diagonals
 from specdens.operators.explicit import source_of
 from specdens.operators.foreign_products import BlockProduct, by_columns, of_scipy
 from specdens.operators.linear_operator import NO_ADJOINT, LinearOperator
+from specdens.operators.power_traces import PowerTraces
 from specdens.operators.sparse import SparseOperator, TorchSparseOperator
 
 __all__ = ["ForeignOperator", "aslinearoperator", "home"]
@@ -65,6 +66,10 @@ class ForeignOperator(LinearOperator):
     def power_traces(self) -> tuple[float, ...]:
         """Return what its maker stated."""
         return self._traces
+
+    def centered_traces(self) -> PowerTraces:
+        """Return what its maker stated."""
+        return PowerTraces.about_zero(self._traces, self.shape[0], stated=True)
 
     def frobenius_norm(self) -> float | None:
         """Return what its maker stated."""

@@ -18,7 +18,7 @@ from specdens.arrays.libraries import (
     working_dtype,
 )
 from specdens.kernels.compiled import kernel
-from specdens.operators.explicit import LEAST_ENTRIES, ExplicitOperator
+from specdens.operators.explicit import LEAST_ENTRIES, ExplicitOperator, sum_of_squares
 from specdens.operators.linear_operator import Step
 from specdens.results import AccuracyWarning
 
@@ -134,6 +134,15 @@ class DenseOperator(ExplicitOperator):
         if found is None or not SQUARABLE[0] < self.largest < SQUARABLE[1]:
             return super()._frobenius_norm
         return math.sqrt(found.squares)
+
+    def _off_diagonal_squares(self) -> float:
+        xp, total = self.xp, 0.0
+        columns = xp.arange(self.shape[1], device=self.device)
+        for rows in self._row_ranges():
+            beside = columns[None, :] != columns[rows, None]
+            block = self.array[rows, :]
+            total += sum_of_squares(xp, xp.where(beside, block, xp.zeros_like(block)))
+        return total
 
     def absolute_row_sums(self) -> Array:
         """Return the sums of moduli over rows."""

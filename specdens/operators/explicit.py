@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from functools import cached_property
 from typing import Any
 
@@ -10,6 +11,7 @@ import numpy as np
 
 from specdens.arrays.libraries import Array, is_complex, power_of_two
 from specdens.operators.linear_operator import LinearOperator
+from specdens.operators.power_traces import PowerTraces, is_far
 
 __all__ = [
     "LEAST_ENTRIES",
@@ -119,6 +121,32 @@ class ExplicitOperator(LinearOperator):
         if not RANGE[0] < norm < RANGE[1]:
             return ()  # its powers may overflow or vanish
         return float(xp.sum(xp.astype(diagonal, xp.float64))), norm**2
+
+    @cached_property
+    def _centered_traces(self) -> PowerTraces:
+        """Return `power_traces` about 0, or two of them about the mean, taken from the entries."""
+        n = float(self.shape[0])
+        plain = PowerTraces.about_zero(self.power_traces(), n)
+        if plain.degree < 2 or not is_far(n, *plain.values[1:3]):
+            return plain
+        squares = self._off_diagonal_squares()
+        if squares is None:
+            return plain
+        xp, center = self.xp, plain.values[1] / n
+        diagonal = self.diagonal()
+        real = xp.real(diagonal) if is_complex(diagonal) else diagonal
+        rest = xp.astype(real, xp.float64) - center  # exact where the entries are near the center
+        values = (float(xp.sum(rest)), float(xp.sum(rest**2)) + squares)
+        taken = PowerTraces.about_zero(values, n)
+        return replace(taken, center=center)
+
+    def centered_traces(self) -> PowerTraces:
+        """Return `power_traces` with their errors, about a center that is not far."""
+        return self._centered_traces
+
+    def _off_diagonal_squares(self) -> float | None:
+        """Return the sum of squared moduli beside the diagonal, or None where that is dear."""
+        return None
 
     def _double(self, a: Array) -> Array:
         xp = self.xp

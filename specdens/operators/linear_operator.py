@@ -12,6 +12,7 @@ import numpy as np
 from specdens.arrays.libraries import Array, is_complex, to_host
 from specdens.arrays.libraries import result_dtype as real_result
 from specdens.kernels.compiled import WIDTHS
+from specdens.operators.power_traces import PowerTraces
 
 if TYPE_CHECKING:
     from scipy.sparse.linalg import LinearOperator as ScipyOperator
@@ -78,6 +79,10 @@ class LinearOperator(ABC):
     def power_traces(self) -> tuple[float, ...]:
         """Return tr A, tr A^2, ... of a Hermitian A as far as they are known without a product."""
         return ()
+
+    def centered_traces(self) -> PowerTraces:
+        """Return `power_traces` with what rounding did to them, about a center that is not far."""
+        return PowerTraces.about_zero(self.power_traces(), self.shape[0])
 
     def frobenius_norm(self) -> float | None:
         """Return the root of the sum of all squared entries, if it is known without a product."""

@@ -13,7 +13,7 @@ import numpy as np
 
 from specdens.arrays.libraries import Array, is_complex, on_cpu, power_of_two, to_host
 from specdens.kernels.compiled import HOST_WIDTHS, kernel, padded_width
-from specdens.operators.explicit import LEAST_ENTRIES, RANGE, ExplicitOperator
+from specdens.operators.explicit import LEAST_ENTRIES, RANGE, ExplicitOperator, sum_of_squares
 from specdens.operators.linear_operator import Step
 
 __all__ = ["Box", "Slice", "SlicedOperator"]
@@ -131,6 +131,14 @@ class SlicedOperator(ExplicitOperator):
                 entries = self.xp.real(entries) if is_complex(entries) else entries
                 total += float(self.xp.sum(entries)) * (one.size if one.constant else 1)
         return total, norm**2
+
+    def _off_diagonal_squares(self) -> float:
+        total = 0.0
+        for one in self.slices:
+            if one.rows != one.columns:
+                squares = sum_of_squares(self.xp, self._entries_of(one))
+                total += squares * (one.size if one.constant else 1)
+        return total
 
     def absolute_row_sums(self) -> Array:
         """Return the sums of moduli over rows."""

@@ -98,6 +98,10 @@ class SparseOperator(ExplicitOperator):
         """Return the diagonal."""
         return self.array.diagonal()
 
+    def _off_diagonal_squares(self) -> float:
+        entries = self.array.tocoo()
+        return sum_of_squares(self.xp, entries.data[entries.row != entries.col])
+
     def absolute_row_sums(self) -> Array:
         """Return the sums of moduli over rows."""
         fast = self._kernel("cpu.csr_statistics", "absolute_row_sums")

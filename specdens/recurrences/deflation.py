@@ -18,6 +18,7 @@ import numpy as np
 
 from specdens.arrays.libraries import Array, adjoint, matmul
 from specdens.operators.linear_operator import LinearOperator
+from specdens.operators.power_traces import PowerTraces
 from specdens.recurrences.krylov_basis import KrylovBasis, RitzPairs
 from specdens.scalar_functions import ScalarFunction
 
@@ -103,17 +104,30 @@ class Preconditioned(LinearOperator):
         """The largest eigenvalue of P: if ``A >= a I``, then ``M >= a / largest``."""
         return max(self._tau, *self._d) if self.rank else self._tau
 
+    @property
+    def unit(self) -> float:
+        """The unit roundoff of products, which the largest eigenvalues of A have a say in."""
+        spread = self.largest / min(self._tau, *self._d) if self.rank else 1.0
+        return self._op.unit * math.sqrt(spread)
+
     def power_traces(self) -> tuple[float, ...]:
-        """Return tr M and tr M^2 from tr A and tr A^2, as far as those are known."""
-        known = self._op.power_traces()[:2]
+        """Return tr M and tr M^2, as far as they are known."""
+        return self.centered_traces().values[1:]
+
+    def centered_traces(self) -> PowerTraces:
+        """Return tr M and tr M^2 from tr A and tr A^2, with what cancels between them."""
+        known = self._op.centered_traces().about(0.0).up_to(2)
         d, extra = self._d, 1 / self._d - 1 / self._tau
-        found = []
-        if known:
-            found.append(known[0] / self._tau + float(extra @ d))
-        if len(known) > 1:
-            cross = 2 / self._tau * float(extra @ (d**2 + self._residuals**2))
-            found.append(known[1] / self._tau**2 + cross + float(np.sum((extra * d) ** 2)))
-        return tuple(found)
+        pairs = d**2 + self._residuals**2
+        parts: list[tuple[float, ...]] = [(0.0,), (float(extra @ d),)]
+        parts.append((2 / self._tau * float(extra @ pairs), float(np.sum((extra * d) ** 2))))
+        values, errors = [], []
+        for k, (value, error) in enumerate(zip(known.values, known.errors, strict=True)):
+            terms = [value / self._tau**k, *parts[k]]
+            values.append(math.fsum(terms))
+            # Ritz values themselves are off by rounding.
+            errors.append(error / self._tau**k + 30 * self._op.unit * sum(map(abs, terms[1:])))
+        return PowerTraces(tuple(values), tuple(errors), stated=known.stated)
 
     def _root(self, x: Array) -> Array:
         """Return ``P^(-1/2) x``."""
@@ -133,16 +147,18 @@ class Captured:
         ``tr Q^H f(A) Q``.
     bias : float
         How far its quadrature may be off.
-    traces : tuple of float
-        ``tr A, tr A^2`` on the complement, as far as those of A are known.
-    mass : float
-        The dimension of the complement.
+    traces : PowerTraces
+        ``tr I, tr A, tr A^2`` on the complement, as far as those of A are known.
     """
 
     value: complex
     bias: float
-    traces: tuple[float, ...]
-    mass: float
+    traces: PowerTraces
+
+    @property
+    def mass(self) -> float:
+        """The dimension of the complement."""
+        return self.traces.values[0]
 
 
 def captured_part(
@@ -174,10 +190,9 @@ def captured_part(
 
     value = within(len(t))
     before = within(max(columns, len(t) - basis.width))
-    known, n = op.power_traces()[:2], op.shape[0]
     first = float(np.trace(t[:columns, :columns]).real)
     second = float(np.linalg.norm(t[:, :columns]) ** 2)
-    traces = tuple(k - c for k, c in zip(known, (first, second), strict=False))
+    traces = op.centered_traces().less((first, second), columns)
     exhausted = basis.exhausted
     bias = 0.0 if exhausted else 2 * abs(complex(value - before))
-    return Captured(value, bias, traces, float(n - columns))
+    return Captured(value, bias, traces)

@@ -125,7 +125,7 @@ class KrylovBasis:
         expected[-self._last.shape[1] :] = self._last.conj().T
         size = max(float(np.abs(self._t).max()), float(np.abs(above).max()))
         asymmetry = float(np.abs(above - expected).max())
-        if asymmetry > (1000 + 10 * self.op.shape[0] ** 0.5) * self._unit * size:
+        if asymmetry > (1000 + 10 * self.op.shape[0] ** 0.5) * max(self._unit, self.op.unit) * size:
             msg = (
                 "the operator is not Hermitian: <x, A y> and <A x, y> differ by "
                 f"{asymmetry:.3g} for unit vectors. "

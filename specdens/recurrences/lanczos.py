@@ -318,7 +318,7 @@ def lanczos_steps(op: LinearOperator, start: Array, steps: int) -> Iterator[Basi
         w = columns.against(w, basis, passes)
         beta = columns.norms(w)
         size = np.maximum(size, np.abs(alpha) + beta)
-        _require_hermitian(asymmetry, size, n, columns.unit)
+        _require_hermitian(asymmetry, size, n, max(columns.unit, op.unit))
         beta[beta <= 10 * columns.unit * size] = 0
         yield BasisStep(q, alpha * scale, beta * scale)
         if not beta.any():

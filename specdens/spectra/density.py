@@ -151,8 +151,10 @@ def density(
     if atom is not None:
         found = _with_atom(op, vectors, found, *atom)
     chance = method != "exact" and not vectors.exhaustive
-    traces = known_traces(problem.op, vectors) if chance and atom is None else ()
-    corrected = with_known_moments(found.table, found.bounds, traces, problem.n)
+    corrected = found.table
+    if chance and atom is None:
+        known = known_traces(problem.op, vectors)
+        corrected, _, _ = with_known_moments(found.table, found.bounds, known)
     return SpectralDensity(
         moments=found.table.mean(axis=1),
         bounds=(found.bounds.low, found.bounds.high),

@@ -10,9 +10,11 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from specdens.arrays.probes import Probes
+from specdens.estimation.control_variates import ROUNDING
 from specdens.estimation.estimate import SINGULAR, summed
 from specdens.estimation.probe_mean import integrated
-from specdens.operators.algebra import finite_real, shifted_traces
+from specdens.operators.algebra import finite_real
+from specdens.operators.power_traces import PowerTraces
 from specdens.recurrences.lanczos import Bidiagonal, Tridiagonal
 from specdens.recurrences.quadrature import Rule, gauss, noise_of, residuals
 from specdens.results import Estimate, SpectralBounds
@@ -88,12 +90,15 @@ class SpectralRun:
         if self.singular:
             msg = f"shift is {t}, but these are singular values, which a shift does not move alike."
             raise ValueError(msg)
-        powers = (float(self.sampled), *self.traces)
+        moved = self._power_traces.shifted(t).about(0.0)
+        if moved.degree > 1:  # without those of which the move left rounding
+            spread = math.sqrt(max(moved.values[2], 0.0) / max(moved.values[0], 1.0))
+            moved = moved.reliable(spread, ROUNDING)
         return replace(
             self,
             shift=self.shift + t,
             known=replace(self.known, low=self.known.low + t, high=self.known.high + t),
-            traces=shifted_traces(powers, t)[1:],
+            traces=moved.values[1:],
             # Those of singular values, the other kind, are not shifted: see above.
             factors=tuple(replace(factor, diagonal=factor.diagonal + t) for factor in self.factors),  # type: ignore[arg-type]
             eigenvalues=None if self.eigenvalues is None else self.eigenvalues + t,
@@ -214,6 +219,11 @@ class SpectralRun:
             pairs.append((np.array([value for value, _ in self.atoms]), np.zeros(len(self.atoms))))
         return np.concatenate([x for x, _ in pairs]), np.concatenate([r for _, r in pairs])
 
+    @property
+    def _power_traces(self) -> PowerTraces:
+        """The known traces, and how many eigenvalues the probes sample."""
+        return PowerTraces.about_zero(self.traces, self.sampled)
+
     def require_values(self, what: str) -> None:
         """Raise a ValueError where there is no eigenvalue."""
         if self.n == 0:
@@ -238,7 +248,7 @@ class SpectralRun:
             return replace(trace_of_eigenvalues(np, self.eigenvalues, f), matvecs=self.matvecs)
         n = self.sampled
         found = integrated(
-            self.factors, f, self.known, n=n, unit=self.unit, traces=self.traces, mass=float(n)
+            self.factors, f, self.known, n=n, unit=self.unit, traces=self._power_traces
         )
         return summed(
             found.truncated,

@@ -22,6 +22,7 @@ from specdens import (
     trace_function,
 )
 from specdens.estimation.control_variates import controlled, controlled_table, known_chebyshev
+from specdens.operators.power_traces import PowerTraces
 from specdens.recurrences.quadrature import Rule
 from specdens.testing import laplacian, laplacian_eigenvalues, rotated, with_spectrum
 
@@ -107,13 +108,14 @@ def test_each_probe_is_corrected_by_the_others():
         rules.append(Rule(nodes, weights / weights.sum()))
     y = [np.log(rule.nodes) for rule in rules]
     values = np.array([rule.integrate(v) for rule, v in zip(rules, y, strict=True)])
-    traces = (110.0, 130.0)
-    found = controlled(values, rules, y, traces, 100.0)
+    first, second = (np.mean([r.weights @ r.nodes**k for r in rules]) + 0.01 for k in (1, 2))
+    known = PowerTraces.about_zero((100 * first, 100 * second), 100.0)
+    found = controlled(values, rules, y, known)
     for i in range(4):
         x = np.concatenate([r.nodes for j, r in enumerate(rules) if j != i])
         w = np.concatenate([r.weights for j, r in enumerate(rules) if j != i])
         c = np.polynomial.Polynomial.fit(x, np.log(x), 2, w=np.sqrt(w)).convert().coef
-        exact = c @ [1, 1.1, 1.3]
+        exact = c @ [1, first, second]
         own = rules[i].weights @ (y[i] - np.polynomial.Polynomial(c)(rules[i].nodes))
         assert found.values[i] == pytest.approx(exact + own, rel=1e-9)
 
@@ -122,17 +124,17 @@ def test_fluctuating_masses_are_corrected_too():
     rules = [Rule(np.array([1.0, 2.0]), np.array([0.5, 0.5]))] * 3
     y = [np.array([5.0, 5.0])] * 3
     ratios = np.array([0.9, 1.0, 1.1])
-    found = controlled(np.full(3, 5.0), rules, y, (), 10.0, ratios)
+    found = controlled(np.full(3, 5.0), rules, y, PowerTraces.about_zero((), 10.0), ratios)
     np.testing.assert_allclose(found.values, 5.0)
 
 
 def test_known_chebyshev_moments():
     eigenvalues = np.linspace(0.2, 1.9, 50)
-    traces = tuple((eigenvalues**k).sum() for k in range(1, 5))
-    found = known_chebyshev(traces, 50.0, 0.0, 2.0, 10)
+    traces = PowerTraces.about_zero(tuple((eigenvalues**k).sum() for k in range(1, 5)), 50)
+    found = known_chebyshev(traces, 0.0, 2.0, 10)
     expected = [chebyshev.chebval(eigenvalues - 1, np.eye(5)[k]).mean() for k in range(5)]
     np.testing.assert_allclose(found, expected, atol=1e-12)
-    assert len(known_chebyshev(traces, 50.0, 0.0, 2.0, 2)) == 2
+    assert len(known_chebyshev(traces, 0.0, 2.0, 2)) == 2
 
 
 def test_a_corrected_table_has_the_known_moments():

@@ -5,7 +5,7 @@ import pytest
 
 from specdens.arrays.libraries import default_namespace
 from specdens.arrays.probes import make_probes
-from specdens.estimation.estimate import summed
+from specdens.estimation.estimate import ILL_CONDITIONED, summed
 from specdens.estimation.truncation import Truncated
 
 N = 128  # a power of two: multiplying by it rounds nothing
@@ -23,9 +23,9 @@ def estimate(values, bias, rounding=0.0, flags=()):
     ("values", "rounding", "limit"),
     [
         (SCATTERED, 0.0, np.std(SCATTERED, ddof=1) / 2),  # the standard error
-        (SCATTERED, 0.5, 0.5 + np.std(SCATTERED, ddof=1) / 2),
+        (SCATTERED, 5e-4, 5e-4 + np.std(SCATTERED, ddof=1) / 2),
         (np.ones(4), 0.0, 1e-8),  # where there is none, 1e-8 of the value
-        (np.ones(4), 0.25, 0.25 + 1e-8),
+        (np.ones(4), 5e-4, 5e-4 + 1e-8),
     ],
 )
 def test_converged_up_to_the_boundary_and_not_beyond(values, rounding, limit):
@@ -34,3 +34,10 @@ def test_converged_up_to_the_boundary_and_not_beyond(values, rounding, limit):
     assert not beyond.converged
     assert beyond.bias_bound == pytest.approx(N * limit)
     assert not estimate(values, 0.0, rounding, flags=("a doubt",)).converged
+
+
+def test_rounding_that_spoils_a_thousandth_is_told():
+    assert estimate(np.ones(4), 0.9e-3, 0.9e-3).converged
+    spoiled = estimate(np.ones(4), 1.1e-3, 1.1e-3)
+    assert spoiled.flags == (ILL_CONDITIONED,)
+    assert not spoiled.converged

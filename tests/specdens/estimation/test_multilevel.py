@@ -17,6 +17,7 @@ from specdens.estimation.truncation import (
     correction_scatter,
     integrate_factors,
 )
+from specdens.operators.power_traces import PowerTraces
 from specdens.recurrences.lanczos import tridiagonalize
 from specdens.recurrences.quadrature import gauss
 from specdens.results import UNBOUNDED
@@ -75,9 +76,9 @@ def test_polynomials_need_no_correction(degree, seed):
 
 
 def test_what_is_known_exactly_still_corrects_the_short_runs():
-    traces = (DECAY.sum(), (DECAY**2).sum())
+    traces = PowerTraces.about_zero((DECAY.sum(), (DECAY**2).sum()), N)
     factors = runs(DECAY, [60, 60, 60] + [20] * 12)
-    shared = {"unit": 1e-16, "mass": N, "long_runs": 3}
+    shared = {"unit": 1e-16, "long_runs": 3}
     plain = integrate_factors(factors, LOG, UNBOUNDED, **shared)
     better = integrate_factors(factors, LOG, UNBOUNDED, traces=traces, **shared)
     assert better.values.std() < 0.6 * plain.values.std()
