@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 import specdens
-from specdens.determinants.logdet import is_cheap
+from specdens.determinants.exact_logdet import is_cheap
 from specdens.exact.factorizations import predicted_lu_bytes
 from specdens.files import MatrixFileError, read_matrix
 from specdens.operators.sparse import SparseOperator

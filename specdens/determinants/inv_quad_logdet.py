@@ -10,7 +10,7 @@ import numpy as np
 
 from specdens.arrays.libraries import Array, column_dots, eps, is_complex, to_host
 from specdens.arrays.probes import Probes
-from specdens.determinants.logdet import is_cheap
+from specdens.determinants.exact_logdet import is_cheap
 from specdens.estimation.estimate import CONTRADICTED, summed
 from specdens.estimation.sampling import by_blocks, known_traces, probes_for
 from specdens.estimation.truncation import integrate_factors

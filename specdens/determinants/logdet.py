@@ -6,37 +6,19 @@ import math
 from dataclasses import replace
 from typing import Any
 
-import numpy as np
-
 from specdens.arrays.libraries import is_array, is_complex, namespace
-from specdens.arrays.probes import Probes, key_of
+from specdens.arrays.probes import Probes
+from specdens.determinants.exact_logdet import exact_logdet, is_cheap, judged
 from specdens.determinants.nonsymmetric import log_of_singular_values
-from specdens.estimation.estimate import ILL_CONDITIONED, SINGULAR, advice
-from specdens.estimation.goal import Goal, goal_of
-from specdens.estimation.sampling import probes_for
-from specdens.exact.factorizations import (
-    Factored,
-    dense_is_small,
-    dense_of,
-    lu_fits,
-    slogdets,
-    sparse_slogdet,
-    spectrum_is_small,
-)
-from specdens.exact.factorizations import (
-    slogdet as dense_slogdet,
-)
+from specdens.estimation.estimate import advice
+from specdens.estimation.goal import goal_of
+from specdens.estimation.question import Question
+from specdens.exact.factorizations import slogdets
 from specdens.exact.pencils import checked_pair, combination, definite_factor
 from specdens.gradients.histories import is_followed, is_on
 from specdens.operators.aslinearoperator import aslinearoperator
-from specdens.operators.dense import DenseOperator
 from specdens.operators.explicit import ExplicitOperator
-from specdens.problem.prepare import (
-    Problem,
-    plain_number,
-    prepare,
-    require_method,
-)
+from specdens.problem.prepare import Problem, plain_number
 from specdens.problem.stacks import Answers, over_stack, prepared, stack_of
 from specdens.recurrences.lanczos import NotHermitianError
 from specdens.results import UNBOUNDED, Estimate, warn_of_doubt
@@ -44,7 +26,7 @@ from specdens.scalar_functions import LOG_ABS
 from specdens.structured.exact_rules import determinant_by_parts
 from specdens.traces.trace_function import estimated_trace
 
-__all__ = ["is_cheap", "logdet", "slogdet"]
+__all__ = ["logdet", "slogdet"]
 
 COLUMNS_FORMED = 512
 """Order up to which a nonsymmetric operator without an adjoint is formed by its n columns."""
@@ -169,10 +151,9 @@ def logdet(
     >>> bool(low < specdens.logdet(L) < high)
     True
     """
-    (_, value), estimate = _signed(
-        A, B, goal_of(moments, probes, rtol, atol, max_matvecs, guarantee), probes, method, shift,
-        hermitian, bounds, rng, stacklevel=3,
-    )  # fmt: skip
+    goal = goal_of(moments, probes, rtol, atol, max_matvecs, guarantee)
+    question = Question(A, goal, B, probes, method, shift, hermitian, bounds, rng)
+    (_, value), estimate = _signed(question, stacklevel=3)
     return (value, estimate) if return_info else value
 
 
@@ -232,89 +213,58 @@ def slogdet(
     >>> print(f"{sign:.0f} {value:.6f}")
     -1 1.791759
     """
-    pair, estimate = _signed(
-        A, B, goal_of(moments, probes, rtol, atol, max_matvecs, guarantee), probes, method, shift,
-        hermitian, bounds, rng, stacklevel=3,
-    )  # fmt: skip
+    goal = goal_of(moments, probes, rtol, atol, max_matvecs, guarantee)
+    question = Question(A, goal, B, probes, method, shift, hermitian, bounds, rng)
+    pair, estimate = _signed(question, stacklevel=3)
     return (pair, estimate) if return_info else pair
 
 
-def _signed(
-    A: Any,
-    B: Any,
-    goal: Goal,
-    probes: Any,
-    method: str,
-    shift: Any,
-    hermitian: bool | None,
-    bounds: Any,
-    rng: Any,
-    *,
-    stacklevel: int,
-) -> tuple[tuple[Any, Any], Any]:
+def _signed(question: Question, *, stacklevel: int) -> tuple[tuple[Any, Any], Any]:
     """Return ((sign, log|det|) as results, estimate), and warn of doubt; arrays for a stack."""
-    require_method(method)
-    stack = stack_of(A)
+    moments = question.moments
+    stack = stack_of(question.A)
     if stack is None:
-        pair, estimate = _answer(A, B, goal, probes, method, shift, hermitian, bounds, rng)
-        warn_of_doubt(estimate, advice(goal.moments), stacklevel=stacklevel)
+        pair, estimate = _answer(question)
+        warn_of_doubt(estimate, advice(moments), stacklevel=stacklevel)
         return pair, estimate
-    key = key_of(rng)
+    question = question.with_key()
 
     def one(matrix: Any) -> tuple[tuple[Any, Any], Estimate]:
-        return _answer(matrix, B, goal, probes, method, shift, hermitian, bounds, key)
+        return _answer(question.of(matrix))
 
-    def together(some: Any) -> Answers | None:
-        plain = B is None and bounds is None and probes is None and method in {"auto", "exact"}
-        return _together(some, shift, hermitian) if plain else None
+    def together(matrices: Any) -> Answers | None:
+        return _together(question.of(matrices)) if question.is_plain else None
 
-    return over_stack(stack, one, together, advice(goal.moments), stacklevel=stacklevel)
+    return over_stack(stack, one, together, advice(moments), stacklevel=stacklevel)
 
 
-def _answer(
-    A: Any,
-    B: Any,
-    goal: Goal,
-    probes: Any,
-    method: str,
-    shift: Any,
-    hermitian: bool | None,
-    bounds: Any,
-    rng: Any,
-) -> tuple[tuple[Any, Any], Estimate]:
+def _answer(question: Question) -> tuple[tuple[Any, Any], Estimate]:
     """Return ((sign, log|det|) as results, estimate) of one matrix."""
-    if B is not None:
-        return _of_pencil(A, B, goal, probes, method, shift, hermitian, bounds, rng)
-    problem = prepare(A, shift=shift, hermitian=hermitian, bounds=bounds)
-    sign, estimate = _estimated(problem, goal, probes, method, rng)
+    if question.B is not None:
+        return _of_pencil(question)
+    problem = question.problem()
+    sign, estimate = _estimated(problem, question)
     value = problem.result(estimate.value)
-    if is_followed(problem.op, shift):
+    if is_followed(problem.op, question.shift):
         from specdens.gradients.autograd import with_gradient
 
         value = with_gradient(
-            value, problem, LOG_ABS, estimate, shift=shift, goal=goal, probes=probes
-        )
+            value, problem, LOG_ABS, estimate,
+            shift=question.shift, goal=question.goal, probes=question.probes,
+        )  # fmt: skip
     return (_sign_as_result(problem, sign), value), estimate
 
 
-def _of_pencil(
-    A: Any,
-    B: Any,
-    goal: Goal,
-    probes: Any,
-    method: str,
-    shift: Any,
-    hermitian: bool | None,
-    bounds: Any,
-    rng: Any,
-) -> tuple[tuple[Any, Any], Estimate]:
+def _of_pencil(question: Question) -> tuple[tuple[Any, Any], Estimate]:
     """Return what `_answer` does, of ``B^-1 A + shift I``: ``det(A + shift B) / det B``."""
-    pencil = aslinearoperator(A), aslinearoperator(B)
+    pencil = aslinearoperator(question.A), aslinearoperator(question.B)
     a, b = checked_pair(*pencil)
     factor = definite_factor(b)
-    whole = combination(a, b, plain_number(shift))
-    problem = prepare(whole, hermitian=hermitian, bounds=bounds)
-    sign, estimate = _estimated(problem, goal, probes, method, rng)
+    numerator = combination(a, b, plain_number(question.shift))
+    # The shift is in the numerator: what is left is a question of that matrix alone.
+    rest = replace(question, A=numerator, B=None, shift=0.0)
+    problem = rest.problem()
+    sign, estimate = _estimated(problem, rest)
     estimate = replace(
         estimate,
         value=float(estimate) - factor.logabsdet,
@@ -324,7 +274,7 @@ def _of_pencil(
     if is_on(problem.op.xp):
         from specdens.gradients.autograd import refusing_gradient
 
-        value = refusing_gradient(value, pencil, shift)
+        value = refusing_gradient(value, pencil, question.shift)
     return (_sign_as_result(problem, sign), value), estimate
 
 
@@ -333,45 +283,44 @@ def _sign_as_result(problem: Problem, sign: complex) -> Any:
     return problem.result(complex(sign) if complex_ else sign)
 
 
-def _together(some: Any, shift: Any, hermitian: bool | None) -> Answers | None:
+def _together(question: Question) -> Answers | None:
     """Return signs and values of small matrices, shape (B, n, n), from their factorisations."""
-    stack = prepared(some, shift=plain_number(shift), hermitian=hermitian)
+    matrices, shift = question.A, question.shift
+    stack = prepared(matrices, shift=plain_number(shift), hermitian=question.hermitian)
     if stack is None:
         return None
-    found = [_judged(f, 0) for f in slogdets(stack.matrices, hermitian=stack.hermitian)]
-    signs, estimates = [sign for sign, _ in found], [estimate for _, estimate in found]
+    answers = [judged(f, 0) for f in slogdets(stack.matrices, hermitian=stack.hermitian)]
+    signs, estimates = [sign for sign, _ in answers], [estimate for _, estimate in answers]
     values = stack.results([estimate.value for estimate in estimates])
     if is_on(namespace(values)):
         from specdens.gradients.autograd import with_gradients
 
-        values = with_gradients(values, some, LOG_ABS, shift=shift)
+        values = with_gradients(values, matrices, LOG_ABS, shift=shift)
     return (stack.results(signs, complex_=is_complex(stack.matrices)), values), estimates
 
 
-def _estimated(
-    problem: Problem, goal: Goal, probes: Any, method: str, rng: Any
-) -> tuple[complex, Estimate]:
+def _estimated(problem: Problem, question: Question) -> tuple[complex, Estimate]:
     if problem.n == 0:
         return 1.0, Estimate(value=0.0)
-    if not is_array(probes):
-        found = determinant_by_parts(
+    if not is_array(question.probes):
+        by_rules = determinant_by_parts(
             problem,
-            lambda part, key: _estimated(part, goal, probes, method, key),
-            exact=method in {"auto", "exact"},
-            rng=rng,
+            lambda part, key: _estimated(part, question.by(key)),
+            exact=question.may_be_exact,
+            rng=question.rng,
         )
-        if found is not None:
-            return found
-    vectors = probes_for(problem.shifted, probes, rng)
-    full = vectors.exhaustive and goal.moments >= 2 * problem.n
-    full = full or goal.pays_for_all(problem.n)
-    if method == "exact" or (method == "auto" and (full or problem.n == 1)):
-        return _exact(problem)
-    if method == "auto" and is_cheap(problem):
-        return _exact(problem)
+        if by_rules is not None:
+            return by_rules
+    vectors = question.vectors(problem.shifted)
+    if question.method == "exact":
+        return exact_logdet(problem)
+    if question.method == "auto" and (
+        problem.n == 1 or question.pays_for_all(problem, vectors) or is_cheap(problem)
+    ):
+        return exact_logdet(problem)
     if problem.hermitian:
-        return _sampled_hermitian(problem, goal, vectors, method)
-    return _nonsymmetric(problem, goal, vectors, method)
+        return _sampled_hermitian(problem, question, vectors)
+    return _nonsymmetric(problem, question, vectors)
 
 
 def _sign_by_bounds(problem: Problem, estimate: Estimate) -> float:
@@ -387,85 +336,32 @@ def _sign_by_bounds(problem: Problem, estimate: Estimate) -> float:
     return math.nan
 
 
-def is_cheap(problem: Problem) -> bool:
-    """Whether a factorisation is within the limits of ``method="auto"``."""
-    if isinstance(problem.op, DenseOperator):
-        return dense_is_small(problem.op)
-    if isinstance(problem.op, ExplicitOperator):
-        matrix = problem.op.csc_on_host()
-        if matrix is None:
-            return spectrum_is_small(problem.op)
-        return lu_fits(matrix, hermitian=problem.hermitian)
-    return False
-
-
-def _exact(problem: Problem) -> tuple[complex, Estimate]:
-    """Return the determinant by a factorisation; an operator's n columns are formed first."""
-    found, matvecs = _factored(problem)
-    return _judged(found, problem.matvecs + matvecs)
-
-
-def _judged(found: Factored, matvecs: int) -> tuple[complex, Estimate]:
-    """Return the sign and the estimate, with what the pivots say against them."""
-    flags: tuple[str, ...] = ()
-    if found.doubtful:
-        flags = (SINGULAR,)
-    elif found.rounding > 1e-3:
-        flags = (ILL_CONDITIONED,)
-    sign = math.nan if found.rounding > 0.1 and not found.doubtful else found.sign
-    estimate = Estimate(
-        value=found.logabsdet,
-        bias_bound=0.0 if found.doubtful else found.rounding,
-        bias_rigorous=False,
-        converged=not flags,
-        flags=flags,
-        matvecs=matvecs,
-    )
-    return sign, estimate
-
-
-def _factored(problem: Problem) -> tuple[Factored, int]:
-    """Return the factored matrix and the products that forming it took."""
-    op = problem.op
-    if isinstance(op, ExplicitOperator):
-        matrix = op.csc_on_host()
-        if matrix is not None:
-            if problem.shift:
-                from scipy.sparse import diags_array
-
-                matrix = (matrix + diags_array(np.full(problem.n, problem.shift))).tocsc()
-            return sparse_slogdet(matrix, hermitian=problem.hermitian), 0
-    shift = problem.shift if complex(problem.shift).imag else problem.real_shift
-    found = dense_slogdet(dense_of(op, shift), hermitian=problem.hermitian)
-    return found, 0 if isinstance(op, ExplicitOperator) else problem.n
-
-
 def _sampled_hermitian(
-    problem: Problem, goal: Goal, vectors: Probes, method: str
+    problem: Problem, question: Question, vectors: Probes
 ) -> tuple[complex, Estimate]:
     try:
-        estimate = estimated_trace(problem, LOG_ABS, goal, vectors, method)
+        estimate = estimated_trace(problem, LOG_ABS, question.goal, vectors, question.method)
     except NotHermitianError:
         if isinstance(problem.op, ExplicitOperator):
             # Within rounding of its largest entries it is Hermitian, of its smallest it is not.
             general = replace(problem, hermitian=False, known=UNBOUNDED, stated=False)
-            return _nonsymmetric(general, goal, vectors, method)
+            return _nonsymmetric(general, question, vectors)
         # Nobody claimed that it is: an operator without an adjoint product counts as Hermitian
         # until its products contradict.
         if not problem.assumed or problem.n > COLUMNS_FORMED:
             raise
-        return _exact(replace(problem, hermitian=False))
+        return exact_logdet(replace(problem, hermitian=False))
     return _sign_by_bounds(problem, estimate), estimate
 
 
 def _nonsymmetric(
-    problem: Problem, goal: Goal, vectors: Probes, method: str
+    problem: Problem, question: Question, vectors: Probes
 ) -> tuple[complex, Estimate]:
     """Return log|det A| as the trace of ``log|A|``."""
     try:
-        estimate = log_of_singular_values(problem, goal, vectors, method)
+        estimate = log_of_singular_values(problem, question.goal, vectors, question.method)
     except NotImplementedError as error:
         if problem.n > COLUMNS_FORMED:
             raise ValueError(str(error)) from None
-        return _exact(problem)
+        return exact_logdet(problem)
     return (0.0 if estimate.value == -math.inf else math.nan), estimate

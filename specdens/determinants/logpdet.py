@@ -8,13 +8,15 @@ from typing import Any
 import numpy as np
 
 from specdens.estimation.estimate import answered, summed
-from specdens.estimation.sampling import bidiagonals, probes_for
+from specdens.estimation.goal import moments_alone
+from specdens.estimation.question import Question
+from specdens.estimation.sampling import bidiagonals
 from specdens.estimation.truncation import integrate_factors
 from specdens.exact.factorizations import dense_of
 from specdens.operators.algebra import Adjoint, Counting, finite_real
 from specdens.operators.explicit import ExplicitOperator
 from specdens.operators.linear_operator import LinearOperator
-from specdens.problem.prepare import checked_count, finite_operator, require_method
+from specdens.problem.prepare import finite_operator
 from specdens.recurrences.quadrature import gauss
 from specdens.results import UNBOUNDED, Estimate
 from specdens.scalar_functions import ScalarFunction
@@ -81,26 +83,24 @@ def logpdet(
     >>> print(f"{value:.6f} {info.rank:.0f}")
     1.791759 2
     """
-    require_method(method)
+    question = Question(A, moments_alone(moments), probes=probes, method=method, rng=rng)
     if method == "chebyshev":
         msg = "method='chebyshev' cannot resolve the step at tol; use 'lanczos' or 'exact'."
         raise ValueError(msg)
     if tol is not None and (tol := finite_real(tol, "tol")) < 0:
         msg = f"tol is {tol}; expected a finite number, at least 0."
         raise ValueError(msg)
-    moments = checked_count(moments, "moments")
     op = finite_operator(A)
-    estimate = _pseudo(op, tol, moments, probes, method, rng)
+    estimate = _pseudo(op, tol, question)
     return answered(op, estimate, moments, return_info)
 
 
-def _pseudo(
-    op: LinearOperator, tol: float | None, moments: int, probes: Any, method: str, rng: Any
-) -> Estimate:
+def _pseudo(op: LinearOperator, tol: float | None, question: Question) -> Estimate:
+    method, moments = question.method, question.moments
     if 0 in op.shape:
         return Estimate(value=0.0, rank=0)
     narrow = op if op.shape[0] >= op.shape[1] else Adjoint(op)
-    vectors = probes_for(narrow, probes, rng)
+    vectors = question.vectors(narrow)
     full = vectors.exhaustive and moments >= 2 * narrow.shape[1]
     relative = max(op.shape) * float(op.xp.finfo(op.result_dtype).eps)
     values = singular_values(op) if method in {"auto", "exact"} else None

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, TypeAlias
 
 import numpy as np
 
 from specdens.arrays.probes import Probes
-from specdens.estimation.goal import INTERVAL, Forecast, Goal, forecast
+from specdens.estimation.goal import INTERVAL, Forecast, Goal, Spending, forecast
 from specdens.operators.algebra import Counting
 from specdens.recurrences.deflation import TOLERANCE, remaining_weights, typical_value
 from specdens.recurrences.krylov_basis import KrylovBasis, RitzPairs
@@ -85,12 +85,8 @@ class _Prospects:
         self.inside = run.f.clipped(pairs.values)
         value = abs(run.n * (pairs.weights @ run.f.on_host(self.inside)))
         self.target = run.target(float(value))
-        self.shared: dict[str, Any] = {
-            "degree": min(2, run.op.centered_traces().degree),
-            "target": self.target,
-            "goal": run.goal,
-            "longest": basis.steps,
-        }
+        self.degree = min(2, run.op.centered_traces().degree)
+        self.spending = Spending(run.goal, run.budget, self.target, longest=basis.steps)
         size = pairs.values if definite else SPREAD_SHARE / TOLERANCE * _deviation(pairs)
         ratio = pairs.residuals / np.maximum(size, np.finfo(float).tiny)
         self.order = np.argsort(ratio)
@@ -99,8 +95,12 @@ class _Prospects:
     def plain(self) -> float:
         """Return the score of sampling A itself, the basis serving as two samples."""
         rule = Rule(self.inside, self.pairs.weights)
-        found = forecast(rule, self.run.f, mass=self.run.n, left=self.run.budget, **self.shared)
-        return _score(found, 0, self.target)
+        expected = self._forecast(rule, self.run.n, self.run.budget)
+        return _score(expected, 0, self.target)
+
+    def _forecast(self, rule: Rule, mass: float, left: int) -> Forecast | None:
+        spending = replace(self.spending, left=left)
+        return forecast(rule, self.run.f, spending, degree=self.degree, mass=mass)
 
     def deflated(self, count: int, spent: int) -> float:
         """Return the score of taking out the best Ritz pairs, after so many products."""
@@ -117,9 +117,7 @@ class _Prospects:
             rule, mass = Rule(self.inside, rest), float(n - count)
         rule = Rule(rule.nodes, rule.weights / rule.weights.sum())
         left = self.run.budget - spent
-        return _score(
-            forecast(rule, self.run.f, mass=mass, left=left, **self.shared), spent, self.target
-        )
+        return _score(self._forecast(rule, mass, left), spent, self.target)
 
 
 def _sorted(nodes: Host, weights: Host) -> Rule:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -24,6 +25,7 @@ __all__ = [
     "OVERFLOW",
     "SINGULAR",
     "UNRESOLVED",
+    "Computed",
     "advice",
     "answered",
     "finite_pair",
@@ -48,6 +50,27 @@ SINGULAR = "A is singular to working precision"
 UNRESOLVED = "the eigenvalue next to 0 is not resolved: the bound used on that side is a guess"
 
 
+@dataclass(frozen=True)
+class Computed:
+    """The part of a trace that was computed and not sampled.
+
+    Attributes
+    ----------
+    value : float or complex
+    bias : float
+        How far that may be off.
+    dimension : int
+        Of its space.
+    mass : float or None
+        ``tr I`` of what is left to the probes, where that is not their length.
+    """
+
+    value: complex = 0.0
+    bias: float = 0.0
+    dimension: int = 0
+    mass: float | None = None
+
+
 def summed(
     truncated: Truncated,
     probes: Probes,
@@ -56,14 +79,12 @@ def summed(
     matvecs: int,
     bounds: SpectralBounds | None,
     flags: tuple[str, ...] = (),
-    mass: float | None = None,
-    exact_part: complex = 0.0,
-    exact_bias: float = 0.0,
-    deflated: int = 0,
+    computed: Computed | None = None,
 ) -> Estimate:
     """Return the estimate of a trace from each probe's value for mass 1, plus what is known."""
-    n = float(probes.n) if mass is None else mass
-    mean = exact_part + n * np.mean(truncated.values)
+    computed = Computed() if computed is None else computed
+    n = float(probes.n) if computed.mass is None else computed.mass
+    mean = computed.value + n * np.mean(truncated.values)
     value = complex(mean) if np.iscomplexobj(mean) else float(mean)
     shared: dict[str, Any] = {
         "value": value,
@@ -72,7 +93,7 @@ def summed(
         "method": method,
         "bounds": None if bounds is None else finite_pair(bounds),
         "seed": None if probes.exhaustive else probes.key,
-        "deflated": deflated,
+        "deflated": computed.dimension,
     }
     if not np.isfinite(value):
         # -inf is the log of a singular matrix; anything else is more than floating point can hold.
@@ -81,7 +102,7 @@ def summed(
     stderr = n * _standard_error(truncated, probes)
     if probes.given is not None and stderr == 0 and probes.n > 1:
         flags = (*flags, BLIND)
-    bias = float(n * truncated.bias + exact_bias)
+    bias = float(n * truncated.bias + computed.bias)
     if n * truncated.rounding > SPOILED * max(1.0, abs(value)):
         flags = (*flags, ILL_CONDITIONED)
     # What few long runs have not met weighs more, beside the small error of many short ones.

@@ -19,7 +19,16 @@ from specdens.recurrences.lanczos import Tridiagonal
 from specdens.recurrences.quadrature import Rule, gauss
 from specdens.scalar_functions import ScalarFunction
 
-__all__ = ["Forecast", "Goal", "forecast", "goal_of", "runs_for", "tridiagonal_of"]
+__all__ = [
+    "Forecast",
+    "Goal",
+    "Spending",
+    "forecast",
+    "goal_of",
+    "moments_alone",
+    "runs_for",
+    "tridiagonal_of",
+]
 
 Host: TypeAlias = np.ndarray[Any, Any]
 
@@ -133,6 +142,11 @@ def goal_of(
     )
 
 
+def moments_alone(moments: Any) -> Goal:
+    """Return the goal of a caller who may only fix the moments."""
+    return goal_of(checked_count(moments, "moments"), None, None, None, None, None)
+
+
 def _is_number(x: Any) -> bool:
     return isinstance(x, (int, float, np.integer, np.floating)) and not isinstance(x, bool)
 
@@ -202,16 +216,29 @@ def tridiagonal_of(rule: Rule, steps: int) -> Tridiagonal:
     return Tridiagonal(np.array(diagonal) * scale, beta[:-1], float(beta[-1]))
 
 
+@dataclass(frozen=True)
+class Spending:
+    """What may be spent on sampling, and for what.
+
+    Attributes
+    ----------
+    goal : Goal
+    left : int
+        Products.
+    target : float
+        The standard error that is wanted, or 0: as small as the products allow.
+    longest : int
+        Steps up to which a measure that was estimated tells the truth.
+    """
+
+    goal: Goal
+    left: int
+    target: float
+    longest: int
+
+
 def forecast(
-    rule: Rule,
-    f: ScalarFunction,
-    *,
-    degree: int,
-    mass: float,
-    left: int,
-    target: float,
-    goal: Goal,
-    longest: int,
+    rule: Rule, f: ScalarFunction, spending: Spending, *, degree: int, mass: float
 ) -> Forecast | None:
     """Foretell the best division of the products that are left, from an estimate of the measure.
 
@@ -220,23 +247,18 @@ def forecast(
     rule : Rule
         Of the operator that will be sampled.
     f : ScalarFunction
+    spending : Spending
     degree : int
         Of the polynomials whose traces are known.
     mass : float
         ``tr I`` of what is sampled.
-    left : int
-        Products that may be spent.
-    target : float
-        The standard error that is wanted, or 0: as small as the products allow.
-    goal : Goal
-    longest : int
-        Steps up to which the rule tells the truth.
 
     Returns
     -------
     Forecast or None
         None if not even the least number of probes fits.
     """
+    goal, left, target, longest = spending.goal, spending.left, spending.target, spending.longest
     y = f.on_host(rule.nodes)
     spread = residual_spread([rule], [y], degree)
     whole = tridiagonal_of(rule, longest)
@@ -251,9 +273,10 @@ def forecast(
             continue
         if target > 0:
             probes = max(min(few, probes), runs_for(2 * mass * spread, target, probes))
-        found = Forecast(m, probes, math.sqrt(2 * mass * spread / probes), bias, probes * m)
-        if best is None or _better(found, best, target):
-            best = found
+        stderr = math.sqrt(2 * mass * spread / probes)
+        option = Forecast(m, probes, stderr, bias, probes * m)
+        if best is None or _better(option, best, target):
+            best = option
     return best
 
 

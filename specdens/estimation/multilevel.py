@@ -99,8 +99,9 @@ def divided(
     changed = changes(factors, shorter, f, known)
     # A run of fewer steps never knows more than a longer one: if it seems so, that is chance.
     scatter = np.maximum.accumulate([mass * correction_scatter(x) for x in changed[::-1]])[::-1]
+    paid = _Paid(have, steps, variance, left, target)
     options = [
-        _two_levels(have, long, steps, short, float(s), variance, left, target)
+        paid.with_short_runs(long, short, float(s))
         for long in LONG_RUNS
         for short, s in zip(shorter, scatter, strict=True)
         if long >= have and math.isfinite(s)
@@ -114,28 +115,50 @@ def divided(
     return best if best.stderr < WORTH_IT * plain.stderr else plain
 
 
-def _two_levels(
-    have: int,
-    long: int,
-    steps: int,
-    short: int,
-    scatter: float,
-    variance: float,
-    left: int,
-    target: float,
-) -> Division | None:
-    """Return what so many long runs and the affordable number of short ones promise."""
-    spent = (long - have) * steps
-    most = (left - spent) // short
-    if most < 1:
-        return None
+@dataclass(frozen=True)
+class _Paid:
+    """Long runs that have been paid for, and what else the products allow.
 
-    def correction(runs: int) -> float:
-        return correction_scale(long, runs) * scatter
+    Attributes
+    ----------
+    runs, steps : int
+    variance : float
+        Of one probe.
+    left : int
+        Products.
+    target : float
+        The standard error that is wanted, or 0.
+    """
 
-    runs = long + most
-    if target > 0 and correction(runs) <= CORRECTION_SHARE * target:
-        rest = target * math.sqrt(1 - (correction(runs) / target) ** 2)
-        runs = max(long + 1, runs_for(variance, rest, runs))
-    stderr = math.hypot(math.sqrt(variance / runs), correction(runs))
-    return Division(long, short, stderr, spent + (runs - long) * short)
+    runs: int
+    steps: int
+    variance: float
+    left: int
+    target: float
+
+    def with_short_runs(self, long: int, short: int, scatter: float) -> Division | None:
+        """Return what so many long runs and the affordable number of short ones promise.
+
+        Parameters
+        ----------
+        long : int
+            Long runs in all.
+        short : int
+            Steps of the short ones.
+        scatter : float
+            Of what the further steps of a long run change.
+        """
+        spent = (long - self.runs) * self.steps
+        most = (self.left - spent) // short
+        if most < 1:
+            return None
+
+        def correction(runs: int) -> float:
+            return correction_scale(long, runs) * scatter
+
+        runs, target = long + most, self.target
+        if target > 0 and correction(runs) <= CORRECTION_SHARE * target:
+            rest = target * math.sqrt(1 - (correction(runs) / target) ** 2)
+            runs = max(long + 1, runs_for(self.variance, rest, runs))
+        stderr = math.hypot(math.sqrt(self.variance / runs), correction(runs))
+        return Division(long, short, stderr, spent + (runs - long) * short)

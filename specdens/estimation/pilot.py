@@ -18,7 +18,7 @@ from specdens.arrays.libraries import Array, column_dots
 from specdens.arrays.probes import Probes
 from specdens.estimation.control_variates import residual_spread
 from specdens.estimation.deflation_gain import Run, deflation_pays
-from specdens.estimation.estimate import MISSED, summed
+from specdens.estimation.estimate import MISSED, Computed, summed
 from specdens.estimation.goal import INTERVAL, LEAST_PROBES, Goal
 from specdens.estimation.multilevel import Division, divided
 from specdens.estimation.probe_mean import integrated, sampled_trace
@@ -388,7 +388,7 @@ def _outside(task: Sampled, block: Array) -> tuple[Array, list[float]]:
 
 def _summary(problem: Problem, run: Run, task: Sampled, samples: Samples) -> Estimate:
     found = integrated(
-        samples.factors, task.f, task.known, n=run.n, unit=task.op.unit, traces=task.traces,
+        samples.factors, task.f, task.known, unit=task.op.unit, traces=task.traces,
         ratios=None if task.basis is None else np.array(samples.ratios),
         long_runs=samples.long_runs,
     )  # fmt: skip
@@ -402,9 +402,6 @@ def _summary(problem: Problem, run: Run, task: Sampled, samples: Samples) -> Est
         matvecs=problem.matvecs + run.op.count,
         bounds=found.bounds if task.deflated == 0 else None,
         flags=found.flags,
-        mass=task.mass,
-        exact_part=task.offset,
-        exact_bias=task.bias,
-        deflated=task.deflated,
+        computed=Computed(task.offset, task.bias, task.deflated, task.mass),
     )
     return replace(estimate, steps=max(len(factor.diagonal) for factor in samples.factors))

@@ -21,6 +21,7 @@ from specdens.estimation.estimate import (
     finite_pair,
     summed,
 )
+from specdens.estimation.moment_truncation import integrate_moments
 from specdens.estimation.sampling import (
     bounds_for,
     known_traces,
@@ -28,7 +29,7 @@ from specdens.estimation.sampling import (
     tridiagonals,
     with_known_moments,
 )
-from specdens.estimation.truncation import Truncated, integrate_factors, integrate_moments
+from specdens.estimation.truncation import Truncated, integrate_factors
 from specdens.operators.algebra import Counting
 from specdens.operators.power_traces import PowerTraces
 from specdens.problem.prepare import Problem
@@ -85,9 +86,7 @@ def lanczos_trace(
 ) -> Integrated:
     """Integrate f over the Gauss rules of all probes."""
     factors = tridiagonals(op, probes, moments)
-    return integrated(
-        factors, f, problem.known, n=problem.n, unit=op.unit, traces=known_traces(op, probes)
-    )
+    return integrated(factors, f, problem.known, unit=op.unit, traces=known_traces(op, probes))
 
 
 def integrated(
@@ -95,7 +94,6 @@ def integrated(
     f: ScalarFunction,
     known: SpectralBounds,
     *,
-    n: int,
     unit: float,
     traces: PowerTraces,
     ratios: Host | None = None,
@@ -109,8 +107,6 @@ def integrated(
     f : ScalarFunction
         ``log|x|`` becomes log, with the signs turned if need be, where the spectrum has one sign.
     known : SpectralBounds
-    n : int
-        Order of A.
     unit : float
         Unit roundoff of the products.
     traces : PowerTraces
@@ -122,7 +118,7 @@ def integrated(
     """
     ends = [gauss(factor).nodes[[0, -1]] for factor in factors]
     low, high = float(min(e[0] for e in ends)), float(max(e[1] for e in ends))
-    noise = noise_of(n, unit, low, high)
+    noise = noise_of(int(traces.values[0]), unit, low, high)
     flags: tuple[str, ...] = ()
     if low < known.low - noise or high > known.high + noise:
         known, flags = UNBOUNDED, (ESCAPED,)

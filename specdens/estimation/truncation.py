@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -26,11 +26,9 @@ import numpy as np
 from specdens.estimation.control_variates import (
     Controlled,
     controlled,
-    explained_spread,
     residual_spread,
 )
 from specdens.operators.power_traces import UNKNOWN, PowerTraces
-from specdens.recurrences.chebyshev_series import Series, expand, log_abs_series, log_series
 from specdens.recurrences.lanczos import Bidiagonal, Tridiagonal
 from specdens.recurrences.quadrature import Rule, averaged, gauss, noise_of, radau
 from specdens.results import UNBOUNDED, SpectralBounds, two_sided_quantile
@@ -43,7 +41,6 @@ __all__ = [
     "correction_scatter",
     "foreseen_bias",
     "integrate_factors",
-    "integrate_moments",
 ]
 
 Host: TypeAlias = np.ndarray[Any, Any]
@@ -452,63 +449,3 @@ def _against_floor(
         return bias
     gap = abs(float(np.mean(gaussian.values - lowest)))
     return min(gap, max(bias, FLOOR_SHARE * gap))
-
-
-def integrate_moments(
-    table: Host,
-    f: ScalarFunction,
-    bounds: SpectralBounds,
-    *,
-    degree: int = 0,
-    noise: float = 0.0,
-) -> Truncated:
-    """Integrate f over each probe's measure, given its Chebyshev moments, without a kernel.
-
-    Parameters
-    ----------
-    table : ndarray, shape (N, R)
-        Moments for the interval `bounds`.
-    f : ScalarFunction
-        Defined on the interval.
-    bounds : SpectralBounds
-        The bias is rigorous if they are and the coefficients of f could be computed.
-    degree : int
-        Of the polynomials whose traces have been put into the table.
-    noise : float
-        How far rounding may move eigenvalues.
-    """
-    count, (low, high) = len(table), bounds
-    if low == high:
-        values = np.full(table.shape[1], f.on_host(np.array([low]))[0])
-        return Truncated(values, 0.0, rigorous=True, spread=0.0)
-    series = _series(f, low, high, count)
-    values = series.coefficients @ table
-    bias = series.tail
-    if not math.isfinite(bias):
-        partial = series.coefficients[: count // 2] @ table[: count // 2]
-        bias = 4 * abs(float(np.mean(values - partial)))
-    squares = expand(lambda x: np.abs(f.on_host(x)) ** 2, low, high, count)
-    mean = np.mean(table, axis=1)
-    mean_square = float(squares.coefficients @ mean)
-    spread = mean_square - abs(complex(np.mean(values))) ** 2
-    if degree:
-        spread -= explained_spread(series.coefficients, mean, degree)
-    # Squares of f need twice as many moments: what is left of them is not trusted to the end.
-    spread = max(spread, 1e-14 * mean_square, 0.0)
-    # Rounding moves T_k by its slope times the noise: about k, but for the very ends.
-    sizes = np.minimum(np.arange(count) * 2 * noise / (high - low), 2)
-    rounding = float(np.abs(series.coefficients) @ sizes) + 100 * UNIT * abs(float(np.mean(values)))
-    return Truncated(values, bias + rounding, series.resolved and bounds.rigorous, spread, rounding)
-
-
-def _series(f: ScalarFunction, low: float, high: float, count: int) -> Series:
-    """Return the Chebyshev series of f, in closed form where there is one."""
-    if f is not LOG and f is not LOG_ABS:
-        return expand(f.on_host, low, high, count)
-    if low > 0:
-        return log_series(low, high, count)
-    if high < 0:
-        mirrored = log_series(-high, -low, count)
-        alternating = np.where(np.arange(count) % 2 == 0, 1.0, -1.0)
-        return replace(mirrored, coefficients=alternating * mirrored.coefficients)
-    return log_abs_series(low, high, count)

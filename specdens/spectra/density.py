@@ -13,25 +13,22 @@ import numpy as np
 
 from specdens.arrays.libraries import Array, adjoint, is_array, namespace, to_host
 from specdens.arrays.probes import Probes, make_probes
+from specdens.estimation.goal import moments_alone
+from specdens.estimation.question import Question
 from specdens.estimation.sampling import (
     Moments,
     bounds_for,
     known_traces,
     moments_by_chebyshev,
     moments_by_lanczos,
-    probes_for,
     widened,
     with_known_moments,
 )
 from specdens.exact.factorizations import dense_of
-from specdens.exact.pencils import whitened
 from specdens.operators.algebra import Counting, finite_real
 from specdens.operators.explicit import ExplicitOperator
 from specdens.problem.prepare import (
     Problem,
-    checked_count,
-    prepare,
-    require_method,
     require_states,
 )
 from specdens.recurrences.chebyshev_moments import EscapeError
@@ -132,16 +129,17 @@ def density(
     >>> print(f"mean of exp {mean:.1f} ± {error:.1f}")
     mean of exp 277.6 ± 0.1
     """
-    A = A if B is None else whitened(A, B)
-    problem, moments = _checked(A, moments, kernel, method, hermitian, bounds)
+    goal = moments_alone(moments)
+    question = Question(A, goal, B, probes, method, 0.0, hermitian, bounds, rng)
+    problem = _problem(question, kernel)
     op = Counting(problem.op)
-    vectors = probes_for(problem.op, probes, rng)
-    full = vectors.exhaustive and moments >= 2 * problem.n
+    vectors = question.vectors(problem.op)
+    full = question.is_exhaustive(problem, vectors)
     exact = method == "exact" or (method == "auto" and (full or eigenvalues_are_cheap(problem.op)))
     rest, atom = (problem, None) if exact or is_array(probes) else _without_atom(problem)
     if atom is not None:
         op = Counting(rest.op)
-        vectors = probes_for(rest.op, probes, vectors.key)
+        vectors = question.by(vectors.key).vectors(rest.op)
         rest = _reaching(rest, op, atom[0], vectors.key)
     interval, moments = _resolved(rest, op, resolution, moments, kernel, vectors)
     if exact:
@@ -230,7 +228,9 @@ def local_density(
     >>> bool(edge < middle)
     True
     """
-    problem, moments = _checked(A, moments, kernel, method, hermitian, bounds)
+    goal = moments_alone(moments)
+    question = Question(A, goal, method=method, hermitian=hermitian, bounds=bounds)
+    problem = _problem(question, kernel)
     op = Counting(problem.op)
     vectors, single = _vectors(problem, vectors_or_indices)
     interval, moments = _resolved(problem, op, resolution, moments, kernel, vectors)
@@ -252,19 +252,11 @@ def local_density(
     )
 
 
-def _checked(
-    A: Any,
-    moments: int,
-    kernel: str,
-    method: str,
-    hermitian: bool | None,
-    bounds: Any,
-) -> tuple[Problem, int]:
-    require_method(method)
+def _problem(question: Question, kernel: str) -> Problem:
     damping(kernel, 1)  # says what is wrong with an unknown one
-    problem = prepare(A, hermitian=hermitian, bounds=bounds)
+    problem = question.problem()
     require_states(problem)
-    return problem, checked_count(moments, "moments")
+    return problem
 
 
 def _resolved(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from specdens.estimation.estimate import summed
+from specdens.estimation.estimate import Computed, summed
 from specdens.estimation.sampling import moments_of_rules
 from specdens.problem.prepare import checked_count
 from specdens.recurrences.quadrature import noise_of
@@ -40,7 +40,7 @@ def count_of(run: SpectralRun, low: float, high: float) -> Estimate:
         method=run.method,
         matvecs=run.matvecs,
         bounds=None,
-        exact_part=float(inside),
+        computed=Computed(float(inside)),
     )
 
 

@@ -10,25 +10,24 @@ import numpy as np
 from specdens.arrays.libraries import is_array
 from specdens.arrays.probes import Probes
 from specdens.estimation.estimate import ESCAPED, answered, summed
+from specdens.estimation.goal import moments_alone
+from specdens.estimation.question import Question
 from specdens.estimation.sampling import (
     bounds_for,
     moments_by_chebyshev,
-    probes_for,
     tridiagonals,
     widened,
 )
 from specdens.estimation.truncation import Truncated
 from specdens.exact.factorizations import LARGEST_ON_CPU, UNIT, lu_fits, sparse_on_host
 from specdens.exact.ldl_inertia import combined, sparse_inertia
-from specdens.exact.pencils import Whitened, whitened
+from specdens.exact.pencils import Whitened
 from specdens.operators.algebra import Counting
 from specdens.problem.bounds import NARROWEST, estimated_bounds
 from specdens.problem.prepare import (
     Problem,
-    checked_count,
     prepare,
     require_hermitian,
-    require_method,
     require_states,
 )
 from specdens.recurrences.chebyshev_moments import EscapeError
@@ -182,33 +181,30 @@ def eigencount(
     >>> print(specdens.eigencount(np.diag([1.0, 2.0, 3.0]), 1.0, 2.5))
     2.0
     """
-    require_method(method)
-    moments = checked_count(moments, "moments")
+    question = Question(A, moments_alone(moments), B, probes, method, 0.0, hermitian, bounds, rng)
     low, high = float(low), float(high)
     if not low <= high:
         msg = f"the interval is [{low}, {high}]; expected low <= high."
         raise ValueError(msg)
-    A = A if B is None else whitened(A, B)
-    problem = prepare(A, hermitian=hermitian, bounds=bounds)
+    problem = question.problem()
     require_hermitian(problem, "a count of eigenvalues")
-    estimate = _count(problem, low, high, moments, probes, method, rng)
-    return answered(problem.op, estimate, moments, return_info)
+    estimate = _count(problem, low, high, question)
+    return answered(problem.op, estimate, question.moments, return_info)
 
 
-def _count(
-    problem: Problem, low: float, high: float, moments: int, probes: Any, method: str, rng: Any
-) -> Estimate:
+def _count(problem: Problem, low: float, high: float, question: Question) -> Estimate:
     if problem.n == 0:
         return Estimate(value=0.0)
-    found = None if is_array(probes) else union(problem)
-    if found is not None:
-        return _count_of_union(found, low, high, moments, probes, method, rng)
-    if method in {"auto", "exact"} and not eigenvalues_are_cheap(problem.op):
+    parts = None if is_array(question.probes) else union(problem)
+    if parts is not None:
+        return _count_of_union(parts, low, high, question)
+    method, moments = question.method, question.moments
+    if question.may_be_exact and not eigenvalues_are_cheap(problem.op):
         certain = _by_inertia(problem, low, high, method)
         if certain is not None:
             return certain
-    vectors = probes_for(problem.shifted, probes, rng)
-    full = vectors.exhaustive and moments >= 2 * problem.n
+    vectors = question.vectors(problem.shifted)
+    full = question.is_exhaustive(problem, vectors)
     if method == "exact" or (method == "auto" and (full or eigenvalues_are_cheap(problem.op))):
         return _exact_count(problem, low, high)
     op = Counting(problem.shifted)
@@ -238,18 +234,17 @@ def _count(
     )
 
 
-def _count_of_union(
-    found: Union, low: float, high: float, moments: int, probes: Any, method: str, rng: Any
-) -> Estimate:
+def _count_of_union(parts: Union, low: float, high: float, question: Question) -> Estimate:
     """Count the eigenvalues of each part, and those that are known."""
-    slack = 10 * UNIT * max((abs(x) for x, _ in found.known), default=0.0)
-    known = sum(times for x, times in found.known if low - slack <= complex(x).real <= high + slack)
-    rule = Rule(tuple((1, part) for part in found.parts), float(known))
+    slack = 10 * UNIT * max((abs(x) for x, _ in parts.known), default=0.0)
+    inside = (low - slack, high + slack)
+    known = sum(times for x, times in parts.known if inside[0] <= complex(x).real <= inside[1])
+    rule = Rule(tuple((1, part) for part in parts.parts), float(known))
 
     def solve(part: Problem, key: int) -> tuple[float, Estimate]:
-        return 1.0, _count(part, low, high, moments, probes, method, key)
+        return 1.0, _count(part, low, high, question.by(key))
 
-    return by_parts(rule, solve, rng)[1]
+    return by_parts(rule, solve, question.rng)[1]
 
 
 def _by_inertia(problem: Problem, low: float, high: float, method: str) -> Estimate | None:

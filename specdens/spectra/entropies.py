@@ -5,12 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 from specdens.estimation.estimate import advice, answered
+from specdens.estimation.goal import moments_alone
+from specdens.estimation.question import Question
 from specdens.problem.prepare import (
     Problem,
-    checked_count,
-    prepare,
     require_hermitian,
-    require_method,
 )
 from specdens.results import Estimate, warn_of_doubt
 from specdens.spectra.make_run import EXACT_OR_LANCZOS, record
@@ -67,7 +66,7 @@ def entropy(
     >>> print(f"{specdens.entropy(np.eye(8)):.6f} {np.log(8):.6f}")
     2.079442 2.079442
     """
-    problem, found = _run(A, "an entropy", moments, probes, method, hermitian, rng)
+    problem, found = _run(_question(A, moments, probes, method, hermitian, rng), "an entropy")
     return answered(problem.op, found.entropy(), moments, return_info)
 
 
@@ -122,7 +121,7 @@ def renyi_entropy(
     >>> print(f"{np.exp(specdens.renyi_entropy(np.diag([1.0, 1.0, 2.0]), 2)):.4f}")
     2.6667
     """
-    problem, found = _run(A, "an entropy", moments, probes, method, hermitian, rng)
+    problem, found = _run(_question(A, moments, probes, method, hermitian, rng), "an entropy")
     return answered(problem.op, found.renyi_entropy(order), moments, return_info)
 
 
@@ -173,7 +172,7 @@ def estrada_index(
     >>> print(f"{specdens.estrada_index(hypercube(3)):.4f}")  # (2 cosh 1)^3
     29.3938
     """
-    problem, found = _run(A, "an Estrada index", moments, probes, method, hermitian, rng)
+    problem, found = _run(_question(A, moments, probes, method, hermitian, rng), "an Estrada index")
     return answered(problem.op, found.estrada_index(), moments, return_info)
 
 
@@ -224,7 +223,7 @@ def heat_trace(
     >>> print(" ".join(f"{value:.4f}" for value in values))
     20.0000 6.6610 1.0000
     """
-    problem, found = _run(A, "a heat trace", moments, probes, method, hermitian, rng)
+    problem, found = _run(_question(A, moments, probes, method, hermitian, rng), "a heat trace")
     infos = found.heat_trace(t)
     if isinstance(infos, Estimate):
         return answered(problem.op, infos, moments, return_info)
@@ -237,12 +236,17 @@ def heat_trace(
     return (values, infos) if return_info else values
 
 
-def _run(
-    A: Any, what: str, moments: int, probes: Any, method: str, hermitian: bool | None, rng: Any
-) -> tuple[Problem, Spectrum]:
+def _question(
+    A: Any, moments: int, probes: Any, method: str, hermitian: bool | None, rng: Any
+) -> Question:
+    goal, among = moments_alone(moments), EXACT_OR_LANCZOS
+    return Question(
+        A, goal, probes=probes, method=method, hermitian=hermitian, rng=rng, among=among
+    )
+
+
+def _run(question: Question, what: str) -> tuple[Problem, Spectrum]:
     """Return what A is, and the run that answers."""
-    require_method(method, EXACT_OR_LANCZOS)
-    moments = checked_count(moments, "moments")
-    problem = prepare(A, hermitian=hermitian)
+    problem = question.problem()
     require_hermitian(problem, what)
-    return problem, Spectrum(record(problem, moments, probes, method, rng))
+    return problem, Spectrum(record(problem, question))

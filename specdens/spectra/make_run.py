@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
 
 from specdens.arrays.libraries import is_array, to_host
 from specdens.arrays.probes import Probes
+from specdens.estimation.goal import moments_alone
+from specdens.estimation.question import Question
 from specdens.estimation.sampling import by_blocks, known_traces, probes_for
 from specdens.exact.factorizations import dense_of
 from specdens.operators.algebra import Adjoint, Counting
@@ -30,20 +31,17 @@ __all__ = ["EXACT_OR_LANCZOS", "extended", "record", "record_singular"]
 EXACT_OR_LANCZOS = ("auto", "exact", "lanczos")
 
 
-def record(
-    problem: Problem, moments: int, probes: Any, method: str = "auto", rng: Any = None
-) -> SpectralRun:
+def record(problem: Problem, question: Question) -> SpectralRun:
     """Run on a Hermitian matrix, without eigenvalues that are known to be multiple.
 
     Parameters
     ----------
     problem : Problem
-    moments : int
-    probes : int, range, array or None
-    method : {"auto", "exact", "lanczos"}
-    rng
-        As for `spectrum`.
+        What is known of the matrix.
+    question : Question
+        Moments, probes, method and key count.
     """
+    moments, method = question.moments, question.method
     empty = SpectralRun(
         n=problem.n,
         shift=problem.real_shift,
@@ -55,9 +53,9 @@ def record(
     )
     if problem.n == 0:
         return empty
-    rest, atoms = (problem, ()) if is_array(probes) else _without_atoms(problem)
-    vectors, first = _vectors(rest.op, probes, rng)
-    full = vectors.exhaustive and moments >= 2 * rest.n
+    rest, atoms = (problem, ()) if is_array(question.probes) else _without_atoms(problem)
+    vectors, first = _vectors(rest.op, question)
+    full = question.is_exhaustive(rest, vectors)
     if method == "exact" or (method == "auto" and (full or eigenvalues_are_cheap(problem.op))):
         values, matvecs = eigenvalues(problem.op)
         values = np.asarray(to_host(values), dtype=float) + problem.real_shift
@@ -79,9 +77,7 @@ def record(
     )
 
 
-def record_singular(
-    op: LinearOperator, moments: int, probes: Any, method: str = "auto", rng: Any = None
-) -> SpectralRun:
+def record_singular(op: LinearOperator, question: Question) -> SpectralRun:
     """Run on a matrix of any shape, whose ``min(m, n)`` singular values are the spectrum.
 
     By Golub-Kahan steps and not by those of ``A^H A``, whose eigenvalues are squares, of which the
@@ -92,6 +88,7 @@ def record_singular(
     ValueError
         If the adjoint product is missing.
     """
+    moments, method = question.moments, question.method
     narrow = op if op.shape[0] >= op.shape[1] else Adjoint(op)
     n = narrow.shape[1]
     known = replace(UNBOUNDED, low=0.0, low_rigorous=True, how="construction")
@@ -101,7 +98,7 @@ def record_singular(
     )  # fmt: skip
     if n == 0:
         return empty
-    vectors, first = _vectors(narrow, probes, rng)
+    vectors, first = _vectors(narrow, question)
     full = vectors.exhaustive and moments >= 2 * n
     values = singular_values(op) if method != "lanczos" else None
     if values is not None:
@@ -149,18 +146,23 @@ def extended(
         raise ValueError(msg)
     if run.stated:
         problem = replace(problem, known=run.known, stated=True)
-    found = run
+    goal = moments_alone(moments)
+
+    def again(key: int, numbers: range) -> Question:
+        return Question(problem.op, goal, probes=numbers, method="lanczos", rng=key)
+
+    total = run
     if moments > run.moments:
-        again = [record(problem, moments, numbers, "lanczos", key) for key, numbers in run.sources]
-        found = again[0]
-        for part in again[1:]:
-            found = found.merged(part)
-        found = replace(found, matvecs=found.matvecs + run.matvecs)
+        longer = [record(problem, again(key, numbers)) for key, numbers in run.sources]
+        total = longer[0]
+        for part in longer[1:]:
+            total = total.merged(part)
+        total = replace(total, matvecs=total.matvecs + run.matvecs)
     if probes > count:
         key, numbers = run.sources[-1]
         added = range(numbers.stop, numbers.stop + probes - count)
-        found = found.merged(record(problem, moments, added, "lanczos", key))
-    return found
+        total = total.merged(record(problem, again(key, added)))
+    return total
 
 
 def _without_atoms(problem: Problem) -> tuple[Problem, tuple[tuple[float, int], ...]]:
@@ -171,14 +173,15 @@ def _without_atoms(problem: Problem) -> tuple[Problem, tuple[tuple[float, int], 
     return found.parts[0], tuple((complex(x).real, times) for x, times in found.known)
 
 
-def _vectors(op: LinearOperator, probes: Any, rng: Any) -> tuple[Probes, int]:
+def _vectors(op: LinearOperator, question: Question) -> tuple[Probes, int]:
     """Return the probes that were asked for, and the number of the first to be run."""
+    probes = question.probes
     if not isinstance(probes, range):
-        return probes_for(op, probes, rng), 0
+        return question.vectors(op), 0
     if probes.step != 1 or probes.start < 0 or not probes:
         msg = f"probes is {probes}; expected range(start, stop) with 0 <= start < stop."
         raise ValueError(msg)
-    made = probes_for(op, 1, rng)
+    made = probes_for(op, 1, question.rng)
     return replace(made, count=probes.stop, exhaustive=False), probes.start
 
 

@@ -5,12 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 from specdens.estimation.estimate import answered
+from specdens.estimation.goal import moments_alone
+from specdens.estimation.question import Question
 from specdens.operators.linear_operator import LinearOperator
 from specdens.problem.prepare import (
-    checked_count,
     finite_operator,
-    prepare,
-    require_method,
 )
 from specdens.spectra.make_run import EXACT_OR_LANCZOS, record, record_singular
 from specdens.spectra.spectrum import MOMENTS, Spectrum
@@ -286,11 +285,13 @@ def _run(
     A: Any, moments: int, probes: Any, method: str, hermitian: bool | None, rng: Any
 ) -> tuple[LinearOperator, Spectrum]:
     """Return A as an operator, and a run on its eigenvalues or, if not Hermitian, singular ones."""
-    require_method(method, EXACT_OR_LANCZOS)
-    moments = checked_count(moments, "moments")
+    goal, among = moments_alone(moments), EXACT_OR_LANCZOS
+    question = Question(
+        A, goal, probes=probes, method=method, hermitian=hermitian, rng=rng, among=among
+    )
     op = finite_operator(A)
     if op.shape[0] == op.shape[1]:
-        problem = prepare(op, hermitian=hermitian)
+        problem = question.of(op).problem()
         if problem.hermitian:
-            return op, Spectrum(record(problem, moments, probes, method, rng))
-    return op, Spectrum(record_singular(op, moments, probes, method, rng))
+            return op, Spectrum(record(problem, question))
+    return op, Spectrum(record_singular(op, question))

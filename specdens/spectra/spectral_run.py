@@ -11,7 +11,7 @@ import numpy as np
 
 from specdens.arrays.probes import Probes
 from specdens.estimation.control_variates import ROUNDING
-from specdens.estimation.estimate import SINGULAR, summed
+from specdens.estimation.estimate import SINGULAR, Computed, summed
 from specdens.estimation.probe_mean import integrated
 from specdens.operators.algebra import finite_real
 from specdens.operators.power_traces import PowerTraces
@@ -246,10 +246,7 @@ class SpectralRun:
             return Estimate(value=0.0)
         if self.eigenvalues is not None:
             return replace(trace_of_eigenvalues(np, self.eigenvalues, f), matvecs=self.matvecs)
-        n = self.sampled
-        found = integrated(
-            self.factors, f, self.known, n=n, unit=self.unit, traces=self._power_traces
-        )
+        found = integrated(self.factors, f, self.known, unit=self.unit, traces=self._power_traces)
         return summed(
             found.truncated,
             self.probes,
@@ -257,7 +254,7 @@ class SpectralRun:
             matvecs=self.matvecs,
             bounds=found.bounds,
             flags=found.flags,
-            exact_part=sum(times * self._at(f, value) for value, times in self.atoms),
+            computed=Computed(sum(times * self._at(f, value) for value, times in self.atoms)),
         )
 
     def _at(self, f: ScalarFunction, x: float) -> Any:

@@ -15,9 +15,11 @@ from typing import Any
 import numpy as np
 
 from specdens.arrays.libraries import is_array, to_host
+from specdens.estimation.goal import moments_alone
+from specdens.estimation.question import Question
 from specdens.exact.pencils import whitened
 from specdens.operators.algebra import finite_real
-from specdens.problem.prepare import checked_count, prepare, require_hermitian, require_method
+from specdens.problem.prepare import prepare, require_hermitian
 from specdens.results import Estimate, SpectralBounds
 from specdens.scalar_functions import scalar_function
 from specdens.spectra.distribution import count_of, density_of
@@ -99,12 +101,13 @@ def spectrum(
     >>> print(f"{float(found.count(0, 4)):.0f} of {found.n} eigenvalues up to 4")
     1807 of 3600 eigenvalues up to 4
     """
-    require_method(method, EXACT_OR_LANCZOS)
-    moments = checked_count(moments, "moments")
-    A = A if B is None else whitened(A, B)
-    problem = prepare(A, shift=shift, hermitian=hermitian, bounds=bounds)
+    goal = moments_alone(moments)
+    question = Question(
+        A, goal, B, probes, method, shift, hermitian, bounds, rng, among=EXACT_OR_LANCZOS
+    )
+    problem = question.problem()
     require_hermitian(problem, "a spectrum")
-    return Spectrum(record(problem, moments, probes, method, rng))
+    return Spectrum(record(problem, question))
 
 
 @dataclass(frozen=True)

@@ -9,13 +9,13 @@ from typing import Any
 import numpy as np
 
 from specdens.arrays.libraries import Array, is_array, namespace, to_host
-from specdens.arrays.probes import Probes, key_of
+from specdens.arrays.probes import Probes
 from specdens.estimation.estimate import ILL_CONDITIONED, OVERFLOW, SINGULAR, advice
 from specdens.estimation.goal import Goal, goal_of
 from specdens.estimation.guarantee import guaranteed_trace
 from specdens.estimation.pilot import adaptive_trace
 from specdens.estimation.probe_mean import sampled_trace
-from specdens.estimation.sampling import probes_for
+from specdens.estimation.question import Question
 from specdens.exact.factorizations import (
     UNIT,
     Factored,
@@ -24,16 +24,13 @@ from specdens.exact.factorizations import (
     slogdets,
     spectrum_is_small,
 )
-from specdens.exact.pencils import whitened
 from specdens.gradients.histories import is_followed, is_on
 from specdens.operators.aslinearoperator import aslinearoperator
 from specdens.operators.explicit import ExplicitOperator
 from specdens.problem.prepare import (
     Problem,
     plain_number,
-    prepare,
     require_hermitian,
-    require_method,
 )
 from specdens.problem.stacks import Answers, Stack, over_stack, prepared, stack_of
 from specdens.recurrences.quadrature import noise_of
@@ -148,49 +145,53 @@ def trace_function(
     >>> print(f"{specdens.trace_function(A, lambda x: x**3):.1f}")
     73.0
     """
-    require_method(method)
     goal = goal_of(moments, probes, rtol, atol, max_matvecs, guarantee)
+    question = Question(A, goal, B, probes, method, shift, hermitian, bounds, rng)
     function = scalar_function(f)
-    stack, key = stack_of(A), rng
+    stack, told = stack_of(A), advice(goal.moments)
+    if stack is None:
+        value, info = _answer(question, function)
+        warn_of_doubt(info, told)
+        return (value, info) if return_info else value
+    question = question.with_key()
 
     def one(matrix: Any) -> tuple[tuple[Any], Estimate]:
-        pencil = () if B is None else (aslinearoperator(matrix), aslinearoperator(B))
-        problem = prepare(
-            whitened(*pencil) if pencil else matrix, shift=shift, hermitian=hermitian, bounds=bounds
-        )
-        require_hermitian(problem, "tr f(A)")
-        estimate = _estimate(problem, function, goal, probes, method, key)
-        value = problem.result(estimate.value)
-        if pencil:
-            if is_on(problem.op.xp):
-                from specdens.gradients.autograd import refusing_gradient
+        value, info = _answer(question.of(matrix), function)
+        return (value,), info
 
-                value = refusing_gradient(value, pencil, shift)
-        elif is_followed(problem.op, shift):
-            from specdens.gradients.autograd import with_gradient
+    def together(matrices: Any) -> Answers | None:
+        return _together(question.of(matrices), function) if question.is_plain else None
 
-            value = with_gradient(
-                value, problem, function, estimate, shift=shift, goal=goal, probes=probes
-            )
-        return (value,), estimate
-
-    if stack is None:
-        (value,), info = one(A)
-        warn_of_doubt(info, advice(goal.moments))
-        return (value, info) if return_info else value
-    key = key_of(rng)
-
-    def together(some: Any) -> Answers | None:
-        plain = B is None and bounds is None and probes is None and method in {"auto", "exact"}
-        return _together(some, function, shift, hermitian) if plain else None
-
-    (values,), infos = over_stack(stack, one, together, advice(goal.moments), stacklevel=2)
+    (values,), infos = over_stack(stack, one, together, told, stacklevel=2)
     return (values, infos) if return_info else values
 
 
-def _together(some: Any, f: ScalarFunction, shift: Any, hermitian: bool | None) -> Answers | None:
+def _answer(question: Question, f: ScalarFunction) -> tuple[Any, Estimate]:
+    """Return tr f(A) of one matrix as a result, and its estimate."""
+    problem = question.problem()
+    require_hermitian(problem, "tr f(A)")
+    estimate = _estimate(problem, f, question)
+    value = problem.result(estimate.value)
+    if question.B is not None:
+        if is_on(problem.op.xp):
+            from specdens.gradients.autograd import refusing_gradient
+
+            pencil = aslinearoperator(question.A), aslinearoperator(question.B)
+            value = refusing_gradient(value, pencil, question.shift)
+    elif is_followed(problem.op, question.shift):
+        from specdens.gradients.autograd import with_gradient
+
+        value = with_gradient(
+            value, problem, f, estimate,
+            shift=question.shift, goal=question.goal, probes=question.probes,
+        )  # fmt: skip
+    return value, estimate
+
+
+def _together(question: Question, f: ScalarFunction) -> Answers | None:
     """Return tr f(A) of small matrices, shape (B, n, n), by what is exact."""
-    stack = prepared(some, shift=plain_number(shift), hermitian=hermitian)
+    matrices, shift = question.A, question.shift
+    stack = prepared(matrices, shift=plain_number(shift), hermitian=question.hermitian)
     if stack is None or not np.all(stack.hermitian):
         return None
     try:
@@ -202,44 +203,43 @@ def _together(some: Any, f: ScalarFunction, shift: Any, hermitian: bool | None) 
     if is_on(namespace(results)):
         from specdens.gradients.autograd import with_gradients
 
-        results = with_gradients(results, some, f, shift=shift)
+        results = with_gradients(results, matrices, f, shift=shift)
     return (results,), estimates
 
 
 def _of_stack(stack: Stack, f: ScalarFunction) -> list[Estimate]:
     a = stack.matrices
-    found = slogdets(a, hermitian=stack.hermitian) if f is LOG else []
-    if found and all(factored.definite for factored in found):
-        return [_rounded(factored.logabsdet, factored.rounding) for factored in found]
+    cholesky = slogdets(a, hermitian=stack.hermitian) if f is LOG else []
+    if cholesky and all(factored.definite for factored in cholesky):
+        return [_rounded(factored.logabsdet, factored.rounding) for factored in cholesky]
     spectra = to_host(namespace(a).linalg.eigvalsh(a))
-    factors: list[Factored | None] = [*found] if found else [None] * len(spectra)
+    factors: list[Factored | None] = [*cholesky] if cholesky else [None] * len(spectra)
     return [
         _of_factored(f, factored, np, spectrum)
         for factored, spectrum in zip(factors, spectra, strict=True)
     ]
 
 
-def _estimate(
-    problem: Problem, f: ScalarFunction, goal: Goal, probes: Any, method: str, rng: Any
-) -> Estimate:
+def _estimate(problem: Problem, f: ScalarFunction, question: Question) -> Estimate:
     if problem.n == 0:
         return Estimate(value=0.0)
-    if not is_array(probes):
-        found = trace_function_by_parts(
+    if not is_array(question.probes):
+        by_rules = trace_function_by_parts(
             problem,
             f,
-            lambda part, g, key: _estimate(part, g, goal, probes, method, key),
-            exact=method in {"auto", "exact"},
-            rng=rng,
+            lambda part, g, key: _estimate(part, g, question.by(key)),
+            exact=question.may_be_exact,
+            rng=question.rng,
         )
-        if found is not None:
-            return found
-    vectors = probes_for(problem.shifted, probes, rng)
-    full = vectors.exhaustive and goal.moments >= 2 * problem.n
-    full = full or goal.pays_for_all(problem.n)
-    if method == "exact" or (method == "auto" and (full or eigenvalues_are_cheap(problem.op))):
+        if by_rules is not None:
+            return by_rules
+    vectors = question.vectors(problem.shifted)
+    if question.method == "exact" or (
+        question.method == "auto"
+        and (question.pays_for_all(problem, vectors) or eigenvalues_are_cheap(problem.op))
+    ):
         return _exact(problem, f)
-    return estimated_trace(problem, f, goal, vectors, method)
+    return estimated_trace(problem, f, question.goal, vectors, question.method)
 
 
 def estimated_trace(

@@ -10,7 +10,7 @@ import pytest
 from scipy import stats
 
 from specdens import AccuracyWarning, aslinearoperator, logdet, slogdet, trace_function
-from specdens.estimation.goal import forecast, goal_of, tridiagonal_of
+from specdens.estimation.goal import Spending, forecast, goal_of, tridiagonal_of
 from specdens.recurrences.quadrature import Rule, gauss
 from specdens.scalar_functions import LOG
 from specdens.testing import laplacian, laplacian_eigenvalues, rotated, with_spectrum
@@ -241,7 +241,8 @@ def test_the_tridiagonal_of_a_discrete_measure_gives_it_back():
 def test_forecasts_weigh_steps_against_probes():
     """A flat measure needs few steps and many probes; one that reaches 0 needs more of them."""
     goal = goal_of(None, None, None, None, 200, None)
-    options = {"degree": 2, "mass": 1000.0, "left": 200, "target": 0.0, "goal": goal, "longest": 40}
+    spending = Spending(goal, left=200, target=0.0, longest=40)
+    options = {"spending": spending, "degree": 2, "mass": 1000.0}
     uniform = np.full(60, 1 / 60)
     easy = forecast(Rule(np.linspace(0.5, 1, 60), uniform), LOG, **options)
     hard = forecast(Rule(np.geomspace(1e-4, 1, 60), uniform), LOG, **options)
