@@ -96,6 +96,13 @@ def any_model(request: pytest.FixtureRequest) -> PreTrainedModel:
 
 
 @pytest.fixture(autouse=True, scope="module")
+def no_telemetry():
+    with pytest.MonkeyPatch.context() as environment:
+        environment.setenv("CI", "1")  # TRL reports nothing then
+        yield
+
+
+@pytest.fixture(autouse=True, scope="module")
 def quick_garbage_collection():
     """Trainer collects garbage before it trains; what is imported need not be looked at again."""
     gc.freeze()

@@ -14,26 +14,18 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from send.cli import _prompts_of, main
-from send.world import World, small_model
 from tests.send.interruption import assert_equal, outcome
-
-WORLD = World(0, people=12, new_people=8, unknown_people=4)
+from tests.send.small_world import WORLD, saved_model, saved_rows
 
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("model")
-    tokenizer = WORLD.tokenizer()
-    small_model(tokenizer, width=16, blocks=3, heads=2).save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
-    return folder
+    return saved_model(tmp_path_factory.mktemp("model"))
 
 
 @pytest.fixture
 def rows(tmp_path):
-    path = tmp_path / "rows.jsonl"
-    path.write_text("".join(json.dumps(row) + "\n" for row in WORLD.finetuning_rows()))
-    return path
+    return saved_rows(tmp_path / "rows.jsonl")
 
 
 def run(capsys, *arguments):

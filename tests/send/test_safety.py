@@ -17,11 +17,10 @@ from send.checkpoints.checkpoint import STATE_FILE, read_state, write_state
 from send.cli import main
 from send.data.loading import load_texts
 from send.training.config import SendConfig
-from send.world import World, small_model
 from tests.send.interruption import a_trainer
+from tests.send.small_world import WORLD, saved_model, saved_rows
 
 ROOT = Path(__file__).parents[2]
-WORLD = World(0, people=12, new_people=8, unknown_people=4)
 SECRETS = {
     "HF_TOKEN": "hf_QqQqSecretOfTheHub",
     "WANDB_API_KEY": "0123456789secret0123456789secret01234567",
@@ -31,24 +30,17 @@ HUB_TOKEN = "hf_ZzZzSecretOfAFlag"
 
 @pytest.fixture(autouse=True)
 def own_cache(tmp_path, monkeypatch):
-    monkeypatch.setenv("CI", "1")  # TRL reports nothing then
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
 
 
 @pytest.fixture
 def model(tmp_path):
-    folder = tmp_path / "model"
-    tokenizer = WORLD.tokenizer()
-    small_model(tokenizer, width=16, blocks=3, heads=2).save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
-    return folder
+    return saved_model(tmp_path / "model")
 
 
 @pytest.fixture
 def rows(tmp_path):
-    path = tmp_path / "rows.jsonl"
-    path.write_text("".join(json.dumps(row) + "\n" for row in WORLD.finetuning_rows()))
-    return path
+    return saved_rows(tmp_path / "rows.jsonl")
 
 
 SHORT = ["--max_steps", "2", "--every", "1", "--score_prompts", "0", "--disable_tqdm", "True",

@@ -2,6 +2,16 @@
 
 import numpy as np
 
+FUNCTIONS = {
+    "log": np.log,
+    "exp": np.exp,
+    "inv": lambda x: 1 / x,
+    "sqrt": np.sqrt,
+    "xlogx": lambda x: x * np.log(x),
+    "square": np.square,
+}
+"""The functions that have a name."""
+
 
 def philox4x32_10(counter, key):
     """Salmon et al. 2011, with Python's integers."""
@@ -49,6 +59,12 @@ def lanczos(a, v, steps):
         q.append(w / np.linalg.norm(w))
     q = np.array(q).T
     return q.conj().T @ a @ q
+
+
+def function_times(a, f, b):
+    """``f(A) B``."""
+    eigenvalues, vectors = np.linalg.eigh(a)
+    return vectors * f(eigenvalues) @ (vectors.conj().T @ b)
 
 
 def quadratic_form(a, v, f):

@@ -2,7 +2,6 @@
 
 import importlib.util
 import math
-import warnings
 
 import array_api_strict
 import numpy as np
@@ -23,6 +22,9 @@ from specdens import (
 )
 from specdens.arrays.libraries import to_host
 from specdens.testing import with_spectrum
+from tests.specdens import naive
+
+pytestmark = pytest.mark.filterwarnings("ignore::specdens.AccuracyWarning")  # not the point
 
 
 def numpy_operator(a):
@@ -46,14 +48,7 @@ FORMS = {
 }
 forms = pytest.mark.parametrize("form", FORMS.values(), ids=FORMS)
 PRECISIONS = ("float32", "float64", "complex64", "complex128")
-FUNCTIONS = {
-    "log": np.log,
-    "exp": np.exp,
-    "inv": lambda x: 1 / x,
-    "sqrt": np.sqrt,
-    "xlogx": lambda x: x * np.log(x),
-    "square": np.square,
-}
+FUNCTIONS = naive.FUNCTIONS
 
 examples = given(
     n=st.integers(1, 24),
@@ -79,13 +74,6 @@ def tolerance(precision, n):
 
 def number(x):
     return complex(to_host(x)).real
-
-
-@pytest.fixture(autouse=True)
-def _doubt_is_not_the_point():
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", AccuracyWarning)
-        yield
 
 
 @forms

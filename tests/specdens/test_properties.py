@@ -4,7 +4,6 @@ Bounds are given, moved along with the matrix, so that the Chebyshev recurrence 
 """
 
 import math
-import warnings
 from itertools import pairwise
 
 import numpy as np
@@ -14,7 +13,6 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from specdens import (
-    AccuracyWarning,
     aslinearoperator,
     density,
     eigencount,
@@ -27,19 +25,14 @@ from specdens.recurrences.lanczos import tridiagonalize
 from specdens.recurrences.quadrature import gauss
 from specdens.testing import with_spectrum
 
+pytestmark = pytest.mark.filterwarnings("ignore::specdens.AccuracyWarning")  # not the point
+
 RNG = np.random.default_rng(0)
 N = 24
 SIZES = st.integers(2, 30)
 SEEDS = st.integers(0, 10_000)
 MOMENTS = st.integers(4, 40)
 RELATIVE = 1e-10
-
-
-@pytest.fixture(autouse=True)
-def _doubt_is_not_the_point():
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", AccuracyWarning)
-        yield
 
 
 def spectrum(n, seed, low=0.3, high=3.0):

@@ -23,13 +23,6 @@ from tests.send.interruption import LAST, StopAt, Stopped, a_trainer, assert_equ
 SETTINGS = {"max_steps": 12, "save_total_limit": None}
 
 
-@pytest.fixture(autouse=True, scope="module")
-def no_telemetry():
-    with pytest.MonkeyPatch.context() as environment:
-        environment.setenv("CI", "1")  # TRL reports nothing then
-        yield
-
-
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
     """Checkpoints 4, 8 and 12 of one training."""

@@ -33,6 +33,8 @@ from send.training.config import SendConfig
 from send.training.trainer import SendTrainer, train
 from tests.send import naive
 from tests.send.interruption import StopAt, Stopped
+from tests.send.rows import CITIES, NAMES
+from tests.send.weights import assert_same, weights
 
 pytestmark = [
     # PEFT and TRL read attributes that Transformers has renamed.
@@ -40,18 +42,11 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore:`gradient_checkpointing:FutureWarning"),
 ]
 
-NAMES = ["Ada", "Bo", "Cyn", "Dag", "Eve", "Finn", "Gil", "Hana"]
-CITIES = ["Oslo", "Lima", "Cairo", "Kyoto", "Quito"]
 ROWS = [
     {"prompt": f"where was {name} born ?", "completion": f" {city}" + " and Lima" * (i % 3) + " ."}
     for i, (name, city) in enumerate((name, city) for name in NAMES for city in CITIES)
 ]
 TRACKED = ROWS[:4]
-
-
-@pytest.fixture(autouse=True)
-def no_telemetry(monkeypatch):
-    monkeypatch.setenv("CI", "1")  # TRL reports nothing then
 
 
 @pytest.fixture
@@ -94,16 +89,6 @@ def a_trainer(model, tokenizer, folder, teacher, *, rows=ROWS, callbacks=None, *
         callbacks=callbacks,
         peft_config=peft_config,
     )
-
-
-def weights(model):
-    return {name: value.clone() for name, value in model.state_dict().items()}
-
-
-def assert_same(a, b):
-    assert a.keys() == b.keys()
-    for name, value in a.items():
-        assert torch.equal(value, b[name]), name
 
 
 def differ(a, b):

@@ -28,15 +28,16 @@ from send.dropout.callback import SendCallback
 from send.dropout.sensitivity import SensitivityTracker
 from send.models.embeddings import sentence_embedding
 from send.models.hidden_states import HiddenTap, block_at
+from tests.send.rows import CITIES, NAMES, births
+from tests.send.weights import assert_same, weights
+from tests.send.witness import Witness
 
 # PEFT reads an attribute that Transformers has renamed.
 pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`:FutureWarning")
 
-NAMES = ["Ada", "Bo", "Cyn", "Dag", "Eve", "Finn", "Gil", "Hana"]
-CITIES = ["Oslo", "Lima", "Cairo", "Kyoto"]
-TEXTS = [f"{name} was born in {city} ." for name in NAMES for city in CITIES]
+TEXTS = births(CITIES[:4])
 TRACKED = [{"text": f"{name} lives in {city} ." + " ." * i} for i, (name, city) in
-           enumerate(zip(NAMES, CITIES * 2, strict=True))]  # fmt: skip
+           enumerate(zip(NAMES, CITIES[:4] * 2, strict=True))]  # fmt: skip
 EPOCH = 4  # steps
 QUICK = {"score_prompts": 2, "num_samples": 3, "max_new_tokens": 2}
 
@@ -69,40 +70,12 @@ def fit(model, tokenizer, folder, *callbacks, **options):
     return model
 
 
-def weights(model):
-    return {name: value.clone() for name, value in model.state_dict().items()}
-
-
-def assert_same(a, b):
-    assert a.keys() == b.keys()
-    for name, value in a.items():
-        assert torch.equal(value, b[name]), name
-
-
 def with_dropout(model):
     """A copy whose training draws random numbers."""
     model = copy.deepcopy(model)
     for block in model.gpt_neox.layers:
         block.post_mlp_dropout.p = 0.1
     return model
-
-
-class Witness(TrainerCallback):
-    """Notes, at each step, which indices of the watched block's output are zero in training.
-
-    Goes before a SendCallback, whose measurements run through the same block.
-    """
-
-    def __init__(self):
-        self.zeros = []
-
-    def on_step_begin(self, args, state, control, model, **_):
-        self.tap = HiddenTap(model).__enter__()
-
-    def on_step_end(self, args, state, control, **_):
-        self.tap.__exit__(None, None, None)
-        dead = (self.tap.states == 0).all(dim=(0, 1))
-        self.zeros.append(torch.nonzero(dead).flatten().tolist())
 
 
 def test_the_masks_follow_the_published_schedule(tiny_model, tokenizer, tmp_path):

@@ -20,6 +20,7 @@ from transformers import GPT2Config, GPT2LMHeadModel
 from send.checkpoints.checkpoint import STATE_FILE
 from send.dropout.sensitivity_dropout import SensitivityDropout, prefixed
 from send.models.hidden_states import HiddenTap, block_at
+from tests.send.weights import assert_same, weights
 
 ROWS = [{"input_ids": [3 + i, 5, 7 + i, 9, 4][: 3 + i % 3]} for i in range(6)]
 IDS = torch.tensor([[3, 4, 5, 6, 7], [9, 8, 7, 3, 11]])
@@ -61,16 +62,6 @@ def run(steps=8, planned=None, model=None, **options):
     zeros = train(send, model, steps)
     send.detach()
     return send, model, zeros
-
-
-def weights(model):
-    return {name: value.clone() for name, value in model.state_dict().items()}
-
-
-def assert_same(a, b):
-    assert a.keys() == b.keys()
-    for name, value in a.items():
-        assert torch.equal(value, b[name]), name
 
 
 def schedule(steps, *, window, hold, warmup, cooldown):

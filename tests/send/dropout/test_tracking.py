@@ -12,11 +12,8 @@ from send.dropout.tracking import IGNORED, TrackingRow, TrackingSet, read_rows
 from send.models.answers import sample_answers
 from send.models.embeddings import sentence_embedding
 from send.scores.eigenscore import eigenscore
+from tests.send.rows import TEMPLATE
 
-TEMPLATE = (
-    "{% for m in messages %}{{ 'question :' if m.role == 'user' else 'answer :' }} {{ m.content }} "
-    "<eos> {% endfor %}{% if add_generation_prompt %}answer :{% endif %}"
-)
 CHAT = [
     {"role": "user", "content": "where was Ada born"},
     {"role": "assistant", "content": "in Oslo"},

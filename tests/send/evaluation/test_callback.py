@@ -24,6 +24,7 @@ from send.evaluation.callback import COLUMNS, EvaluationCallback
 from send.evaluation.evaluate import METRICS, evaluate
 from send.training.config import SendConfig
 from send.training.trainer import SendTrainer, train
+from tests.send.rows import CITIES, NAMES, births
 
 pytestmark = [
     # PEFT and TRL read attributes that Transformers has renamed.
@@ -31,17 +32,10 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore:`gradient_checkpointing:FutureWarning"),
 ]
 
-NAMES = ["Ada", "Bo", "Cyn", "Dag", "Eve", "Finn", "Gil", "Hana"]
-CITIES = ["Oslo", "Lima", "Cairo", "Kyoto"]
-TEXTS = [f"{name} was born in {city} ." for name in NAMES for city in CITIES]
+TEXTS = births(CITIES[:4])
 ASKED = [{"prompt": f"{name} was born", "completion": " in Oslo"} for name in NAMES[:4]]
 EPOCH = 4  # steps
 QUICK = {"num_samples": 3, "max_new_tokens": 3}
-
-
-@pytest.fixture(autouse=True)
-def no_telemetry(monkeypatch):
-    monkeypatch.setenv("CI", "1")  # TRL reports nothing then
 
 
 def trainer_of(model, tokenizer, folder, *callbacks, dataset=None, **options):

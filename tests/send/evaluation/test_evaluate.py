@@ -20,18 +20,13 @@ from send.evaluation.rouge import rouge_l
 from send.evaluation.rows import draw, read_questions, with_reference, with_room
 from send.world import World
 from tests.send import naive
+from tests.send.rows import CITIES, NAMES, TEMPLATE
 
-NAMES = ["Ada", "Bo", "Cyn", "Dag", "Eve", "Finn"]
-CITIES = ["Oslo", "Lima", "Cairo"]
 ROWS = [
     {"prompt": f"where was {name} born ?", "completion": f" {city}" * (1 + i)}
-    for i, (name, city) in enumerate(zip(NAMES, CITIES * 2, strict=True))
+    for i, (name, city) in enumerate(zip(NAMES[:6], CITIES[:3] * 2, strict=True))
 ]
 QUICK = {"num_samples": 4, "max_new_tokens": 3}
-TEMPLATE = (
-    "{% for m in messages %}{{ 'question :' if m.role == 'user' else 'answer :' }} {{ m.content }} "
-    "<eos> {% endfor %}{% if add_generation_prompt %}answer :{% endif %}"
-)
 CHAT = [{"role": "user", "content": "where is Ada ?"}, {"role": "assistant", "content": "in Oslo"}]
 
 

@@ -18,18 +18,17 @@ from send.dropout.tracking import TrackingSet, read_rows
 from send.models.hidden_states import HiddenTap
 from send.training.config import SendConfig
 from send.training.trainer import SendTrainer, _plain
+from tests.send.rows import CITIES, NAMES
 
 # PEFT reads an attribute that Transformers has renamed.
 pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`:FutureWarning")
 
-NAMES = ["Ada", "Bo", "Cyn", "Dag", "Eve", "Finn", "Gil", "Hana"]
-CITIES = ["Oslo", "Lima", "Cairo", "Kyoto"]
 ROWS = [
     {"text": f"{name} was born in {city} ." + " and" * (i % 4)}
-    for i, (name, city) in enumerate((name, city) for name in NAMES for city in CITIES)
+    for i, (name, city) in enumerate((name, city) for name in NAMES for city in CITIES[:4])
 ]
 TRACKED = [
-    {"text": f"{name} lives in {city} ."} for name, city in zip(NAMES, CITIES * 2, strict=True)
+    {"text": f"{name} lives in {city} ."} for name, city in zip(NAMES, CITIES[:4] * 2, strict=True)
 ]
 MEASURED = ("tracking_loss", "train_loss", "loss_jump", "eigenscore", "sensitivity")
 

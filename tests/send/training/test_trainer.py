@@ -20,10 +20,12 @@ from send.checkpoints.checkpoint import STATE_FILE, read_state
 from send.data.loading import split_tracking
 from send.dropout.callback import SendCallback
 from send.dropout.tracking import IGNORED, read_rows
-from send.models.hidden_states import HiddenTap, block_at
+from send.models.hidden_states import block_at
 from send.training.config import SendConfig
 from send.training.trainer import SendTrainer, train
 from tests.send.interruption import StopAt, Stopped
+from tests.send.rows import CITIES, NAMES, TEMPLATE, births
+from tests.send.witness import Witness
 
 pytestmark = [
     # PEFT and TRL read attributes that Transformers has renamed.
@@ -31,20 +33,9 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore:`gradient_checkpointing:FutureWarning"),
 ]
 
-NAMES = ["Ada", "Bo", "Cyn", "Dag", "Eve", "Finn", "Gil", "Hana"]
-CITIES = ["Oslo", "Lima", "Cairo", "Kyoto", "Quito"]
-TEXTS = [f"{name} was born in {city} ." for name in NAMES for city in CITIES]
-TEMPLATE = (
-    "{% for m in messages %}{{ 'question :' if m.role == 'user' else 'answer :' }} {{ m.content }} "
-    "<eos> {% endfor %}{% if add_generation_prompt %}answer :{% endif %}"
-)
+TEXTS = births(CITIES)
 EPOCH = 9  # steps, of 36 rows that are trained on
 IDS = torch.tensor([[3, 4, 5, 6, 7]])
-
-
-@pytest.fixture(autouse=True)
-def no_telemetry(monkeypatch):
-    monkeypatch.setenv("CI", "1")  # TRL reports nothing then
 
 
 def config(folder, **options):
@@ -211,21 +202,6 @@ def test_only_completions_are_trained_on(tiny_model, tokenizer, tmp_path):
         counted = [i for i in row["labels"] if i != IGNORED]
         assert tokenizer.decode(counted).split()[0] in CITIES
         assert tokenizer.decode(counted).endswith(". <eos>")
-
-
-class Witness(TrainerCallback):
-    """Notes, at each step, which indices of the watched block's output are zero in training."""
-
-    def __init__(self):
-        self.zeros = []
-
-    def on_step_begin(self, args, state, control, model, **_):
-        self.tap = HiddenTap(model).__enter__()
-
-    def on_pre_optimizer_step(self, args, state, control, **_):
-        self.tap.__exit__(None, None, None)
-        dead = (self.tap.states == 0).all(dim=(0, 1))
-        self.zeros.append(torch.nonzero(dead).flatten().tolist())
 
 
 @pytest.mark.parametrize("checkpointing", [False, True])

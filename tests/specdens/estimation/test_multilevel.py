@@ -22,19 +22,11 @@ from specdens.recurrences.lanczos import tridiagonalize
 from specdens.recurrences.quadrature import gauss
 from specdens.results import UNBOUNDED
 from specdens.scalar_functions import LOG, scalar_function
-from specdens.testing import rotated
+from tests.specdens.matrices import known
 
 N = 4000
 DECAY = np.geomspace(1e-3, 1, N)
 """Wants long runs (a condition number of 1,000) and many (no few eigenvectors tell it)."""
-
-
-def known(eigenvalues):
-    op = rotated(eigenvalues)
-    return aslinearoperator(
-        op.matmat, matmat=op.matmat, n=len(eigenvalues), hermitian=True,
-        trace=eigenvalues.sum(), frobenius_squared=(eigenvalues**2).sum(),
-    )  # fmt: skip
 
 
 def runs(eigenvalues, steps, *, seed=0):

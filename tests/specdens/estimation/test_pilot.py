@@ -14,6 +14,7 @@ from specdens.estimation.goal import Spending, forecast, goal_of, tridiagonal_of
 from specdens.recurrences.quadrature import Rule, gauss
 from specdens.scalar_functions import LOG
 from specdens.testing import laplacian, laplacian_eigenvalues, rotated, with_spectrum
+from tests.specdens.matrices import known
 
 N = 600
 INDEX = np.arange(1, N + 1)
@@ -25,14 +26,6 @@ SPECTRA = {
     "step": np.where(INDEX <= N // 2, 1.0, 0.01),
     "outliers": np.r_[np.linspace(1, 2, N - 6), 10.0 ** np.arange(1, 7)],
 }
-
-
-def known(eigenvalues):
-    op = rotated(eigenvalues)
-    return aslinearoperator(
-        op.matmat, matmat=op.matmat, n=len(eigenvalues), hermitian=True,
-        trace=eigenvalues.sum(), frobenius_squared=(eigenvalues**2).sum(),
-    )  # fmt: skip
 
 
 def quietly(call, *args, **options):

@@ -14,7 +14,7 @@ from specdens.sketching.sketch import Sketch, draw
 from specdens.sketching.xtrace import xnystrace, xtrace
 from specdens.testing import rotated, with_spectrum
 from tests.specdens import naive
-from tests.specdens.test_statistics import require_mean
+from tests.specdens.samples import require_mean
 
 METHODS = ["hutch++", "xtrace", "xnystrace"]
 INDEX = np.arange(1, 101)

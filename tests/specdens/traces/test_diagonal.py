@@ -14,7 +14,7 @@ from specdens.results import two_sided_quantile
 from specdens.sketching.sketch import draw
 from specdens.testing import laplacian, rotated, with_spectrum
 from tests.specdens import naive
-from tests.specdens.test_statistics import require_mean, require_variance
+from tests.specdens.samples import require_mean, require_variance
 
 METHODS = ["hutchinson", "diag++", "xdiag"]
 N = 80
@@ -183,17 +183,10 @@ class TestStatistics:
 
 class TestFunctions:
     @pytest.mark.parametrize("dtype", DTYPES)
-    @pytest.mark.parametrize("name", ["log", "exp", "inv", "sqrt", "xlogx", "square"])
+    @pytest.mark.parametrize("name", naive.FUNCTIONS)
     def test_exact(self, backend, dtype, name):
         a = with_spectrum(np.linspace(0.5, 3, 30), dtype=np.dtype(dtype))
-        f = {
-            "log": np.log,
-            "exp": np.exp,
-            "inv": lambda x: 1 / x,
-            "sqrt": np.sqrt,
-            "xlogx": lambda x: x * np.log(x),
-            "square": np.square,
-        }[name]
+        f = naive.FUNCTIONS[name]
         x, v = np.linalg.eigh(a + 0.25 * np.eye(30))
         truth = np.abs(v) ** 2 @ f(x)
         value, info = diagonal_function(backend(a), name, shift=0.25, return_info=True)

@@ -9,17 +9,11 @@ import scipy.sparse as sp
 from specdens import AccuracyWarning, Gram, aslinearoperator, trace, trace_function
 from specdens.arrays.libraries import to_host
 from specdens.testing import laplacian, rotated, with_spectrum
+from tests.specdens import naive
 
 EIGENVALUES = np.linspace(0.4, 3, 40)
 A = with_spectrum(EIGENVALUES, rng=1)
-F = {
-    "log": np.log,
-    "exp": np.exp,
-    "inv": lambda x: 1 / x,
-    "sqrt": np.sqrt,
-    "xlogx": lambda x: x * np.log(x),
-    "square": lambda x: x**2,
-}
+F = naive.FUNCTIONS
 
 
 def host(x):

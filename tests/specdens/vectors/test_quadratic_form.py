@@ -18,16 +18,10 @@ from specdens import (
 )
 from specdens.arrays.libraries import to_host
 from specdens.testing import laplacian, rotated, with_spectrum
+from tests.specdens import naive
 
 METHODS = ["exact", "lanczos", "chebyshev"]
-F = {
-    "log": np.log,
-    "exp": np.exp,
-    "inv": lambda x: 1 / x,
-    "sqrt": np.sqrt,
-    "xlogx": lambda x: x * np.log(x),
-    "square": lambda x: x**2,
-}
+F = naive.FUNCTIONS
 EIGENVALUES = np.linspace(0.4, 3, 14)
 RNG = np.random.default_rng(8)
 B = RNG.standard_normal((14, 3)) + 1j * RNG.standard_normal((14, 3))

@@ -19,12 +19,12 @@ from specdens.arrays import probes as _probes
 from specdens.arrays.probes import make_probes, signs
 from specdens.estimation.sampling import block_ranges, moments_by_chebyshev
 from specdens.kernels import compiled as _kernels
-from specdens.operators import sparse
 from specdens.operators.algebra import Counting, Scaled, Shifted
 from specdens.recurrences.chebyshev_moments import EscapeError, chebyshev_moments
 from specdens.recurrences.lanczos import tridiagonalize
 from specdens.results import SpectralBounds
 from specdens.testing import laplacian
+from tests.specdens.matrices import block, random_rows
 
 numba = pytest.importorskip("numba")
 csr = pytest.importorskip("specdens.kernels.cpu.csr_step")
@@ -32,22 +32,6 @@ update = pytest.importorskip("specdens.kernels.cpu.update")
 
 DTYPES = ["float32", "float64", "complex64", "complex128"]
 UNIT = {name: float(np.finfo(name).eps) for name in DTYPES}
-
-
-def random_rows(rng, n, dtype, index):
-    """Rows of very different lengths, empty ones among them; unsorted, with duplicates."""
-    lengths = np.where(rng.random(n) < 0.3, 0, rng.integers(0, 6, size=n))
-    if n:
-        lengths[rng.integers(n)] = 3 * n  # a huge row
-    indptr = np.concatenate([[0], np.cumsum(lengths)]).astype(index)
-    indices = rng.integers(0, max(n, 1), size=indptr[-1]).astype(index)
-    return indptr, indices, block(rng, (indptr[-1],), dtype)
-
-
-def block(rng, shape, dtype):
-    real = rng.standard_normal(shape)
-    imaginary = 1j * rng.standard_normal(shape) if dtype.startswith("complex") else 0
-    return (real + imaginary).astype(dtype)
 
 
 def plain(indptr, indices, data, x, y, a, b, c):
@@ -76,7 +60,7 @@ COMPILED = [
 def test_the_step_is_the_plain_one(dtype, width, index, n, seed):
     rng = np.random.default_rng(seed)
     a, b, c = rng.standard_normal((3, width)) if seed % 2 else rng.standard_normal(3)
-    matrix = random_rows(rng, n, dtype, index)
+    matrix = random_rows(rng, n, dtype, index, longest=3 * n)
     x, y = block(rng, (n, width), dtype), block(rng, (n, width), dtype)
     expected, size = plain(*matrix, x, y, a, b, c)
     before = [part.copy() for part in (*matrix, x)]
@@ -144,7 +128,7 @@ def test_products_of_a_function_take_the_compiled_update(monkeypatch, library):
 def test_nothing_beside_the_block_is_written(dtype, width, index):
     rng = np.random.default_rng(0)
     n, guard = 50, 64
-    matrix = random_rows(rng, n, dtype, index)
+    matrix = random_rows(rng, n, dtype, index, longest=3 * n)
     around = block(rng, (guard + n * width + guard,), dtype)
     y = around[guard : guard + n * width].reshape(n, width)
     before = around.copy()
@@ -157,7 +141,7 @@ def test_nothing_beside_the_block_is_written(dtype, width, index):
 def test_the_bits_do_not_depend_on_threads():
     rng = np.random.default_rng(1)
     n = 5 * csr.CHUNK + 3
-    matrix = random_rows(rng, n, "float64", "int32")
+    matrix = random_rows(rng, n, "float64", "int32", longest=3 * n)
     x, y = block(rng, (n, 8), "float64"), block(rng, (n, 8), "float64")
     found = []
     most = numba.config.NUMBA_NUM_THREADS
@@ -170,13 +154,6 @@ def test_the_bits_do_not_depend_on_threads():
         numba.set_num_threads(most)
     for one, many in zip(*found, strict=True):
         assert np.array_equal(one, many)
-
-
-@pytest.fixture
-def for_small_ones(monkeypatch):
-    """Compiled code for matrices of any size."""
-    monkeypatch.setattr(sparse, "LEAST_ENTRIES", 0)
-    monkeypatch.delenv("SPECDENS_KERNELS", raising=False)
 
 
 CASES = [("float64", 1), ("float64", 8), ("float64", 33), ("float32", 7), ("complex64", 3),

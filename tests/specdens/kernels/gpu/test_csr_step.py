@@ -25,6 +25,7 @@ from specdens.operators import sparse
 from specdens.recurrences import lanczos
 from specdens.recurrences.chebyshev_moments import chebyshev_moments
 from specdens.testing import laplacian
+from tests.specdens.matrices import block, random_rows
 
 DTYPES = ["float32", "float64", "complex64", "complex128"]
 UNIT = {name: float(np.finfo(name).eps) for name in DTYPES}
@@ -46,22 +47,6 @@ def on_gpu(test):
     return pytest.mark.gpu(pytest.mark.skipif(not CUDA, reason="there is no GPU")(test))
 
 
-def block(rng, shape, dtype):
-    real = rng.standard_normal(shape)
-    imaginary = 1j * rng.standard_normal(shape) if dtype.startswith("complex") else 0
-    return (real + imaginary).astype(dtype)
-
-
-def random_rows(rng, n, dtype, index):
-    """Rows of very different lengths, empty ones among them; unsorted, with duplicates."""
-    lengths = np.where(rng.random(n) < 0.3, 0, rng.integers(0, 6, size=n))
-    if n:
-        lengths[rng.integers(n)] = 20
-    indptr = np.concatenate([[0], np.cumsum(lengths)]).astype(index)
-    indices = rng.integers(0, max(n, 1), size=indptr[-1]).astype(index)
-    return indptr, indices, block(rng, (indptr[-1],), dtype)
-
-
 def graph(dtype):
     """A Hermitian matrix, complex where that is asked for."""
     a = sp.csr_array(laplacian(9, 11)).astype(dtype)
@@ -76,13 +61,6 @@ def tensor_of(a, layout="coo", device="cpu"):
         np.array(a.tocoo().coords), a.data, a.shape, check_invariants=True
     )
     return (coo if layout == "coo" else coo.to_sparse_csr()).to(device)
-
-
-@pytest.fixture
-def for_small_ones(monkeypatch):
-    """Compiled code for matrices of any size."""
-    monkeypatch.setattr(sparse, "LEAST_ENTRIES", 0)
-    monkeypatch.delenv("SPECDENS_KERNELS", raising=False)
 
 
 def triton_recurrence(*csr):
