@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -21,6 +22,7 @@ from specdens.arrays.libraries import (
     require_finite,
     to_host,
 )
+from specdens.exact.scaling import balanced, equilibrated, evened, sparse_evened
 from specdens.operators.dense import DenseOperator
 from specdens.operators.explicit import ExplicitOperator
 from specdens.operators.linear_operator import LinearOperator
@@ -122,7 +124,14 @@ UNIT = float(np.finfo(np.float64).eps)
 NOISE = 10 * UNIT
 """Relative size below which a pivot of an equilibrated matrix is rounding noise."""
 
+TRUSTED = 1e-8
+"""Error of log|det| up to which the first scaling is as good as any."""
+
 SINGULAR = Factored(0.0, -math.inf)
+"""That of a matrix with a zero row, column or diagonal entry."""
+
+CANCELLED = Factored(0.0, -math.inf)
+"""That of a matrix in which a pivot has become 0."""
 
 
 def slogdet(a: Array, *, hermitian: bool) -> Factored:
@@ -142,22 +151,34 @@ def slogdet(a: Array, *, hermitian: bool) -> Factored:
     require_finite(a, "A")
     if _is_triangular(xp, a):
         return _of_triangular(xp, xp.linalg.diagonal(a))
-    rows = xp.max(xp.abs(a), axis=1)
-    if bool(xp.any(rows == 0)):
+    return _better(_by_lu(equilibrated(a)), lambda: _by_lu(evened(a)))
+
+
+def _better(found: Factored, again: Callable[[], Factored]) -> Factored:
+    """Return a determinant; where it is in doubt, the better of it and of one scaled anew."""
+    if found is SINGULAR or (found.logabsdet > -math.inf and found.rounding <= TRUSTED):
+        return found
+    other = again()
+    if other.logabsdet == -math.inf:
+        return found
+    singular = found.logabsdet == -math.inf
+    return other if singular or other.rounding < found.rounding else found
+
+
+def _by_lu(scaled: tuple[Array, float] | None) -> Factored:
+    """Return the determinant of a matrix that was scaled; a zero row or column makes it 0."""
+    if scaled is None:
         return SINGULAR
-    a, row_powers = _equilibrated(a, rows, axis=0)
-    columns = xp.max(xp.abs(a), axis=0)
-    if bool(xp.any(columns == 0)):
-        return SINGULAR
-    a, column_powers = _equilibrated(a, columns, axis=1)
+    a, powers = scaled
+    xp = namespace(a)
     pivots, parity = lu_diagonal(a)
     size = xp.abs(pivots)
     if bool(xp.any(size == 0)):
-        return SINGULAR
+        return CANCELLED
     sign = xp.prod(pivots / size)
     sign = parity * (complex(sign) if is_complex(pivots) else float(sign))
-    logabsdet = float(xp.sum(xp.log(size))) + (row_powers + column_powers) * math.log(2)
-    return _judged(sign, logabsdet, xp.min(size), xp.sum(1 / size), n)
+    logabsdet = float(xp.sum(xp.log(size))) + powers * math.log(2)
+    return _judged(sign, logabsdet, xp.min(size), xp.sum(1 / size), a.shape[0])
 
 
 def _is_triangular(xp: Any, a: Array) -> bool:
@@ -209,17 +230,6 @@ def slogdets(stack: Array, *, hermitian: np.ndarray[Any, Any]) -> list[Factored]
     ]
 
 
-def _equilibrated(a: Array, largest: Array, *, axis: int) -> tuple[Array, float]:
-    """Divide rows (axis 0) or columns by powers of two; return also the sum of the exponents."""
-    xp = namespace(a)
-    powers = xp.round(xp.log2(largest))
-    half = xp.floor(powers / 2)
-    # In two steps: the inverse of a denormal power of two overflows.
-    for step in (half, powers - half):
-        a = a * xp.expand_dims(xp.astype(2.0 ** (-step), a.dtype), axis=1 - axis)
-    return a, float(xp.sum(powers))
-
-
 def _judged(sign: complex, logabsdet: float, smallest: Any, inverse_sum: Any, n: int) -> Factored:
     """Return a determinant with what its relative pivots say of rounding."""
     if float(smallest) <= NOISE:
@@ -230,10 +240,16 @@ def _judged(sign: complex, logabsdet: float, smallest: Any, inverse_sum: Any, n:
 
 def sparse_slogdet(a: Any, *, hermitian: bool) -> Factored:
     """Return sign (or phase) and log|det| of a SciPy CSC array in double precision, by SuperLU."""
+    scaled = balanced(a) if np.all(np.diff(a.indptr)) else None
+    found = _by_superlu(scaled, hermitian=hermitian)
+    return _better(
+        found, lambda: _by_superlu(sparse_evened(a, hermitian=hermitian), hermitian=hermitian)
+    )
+
+
+def _by_superlu(scaled: tuple[Any, float] | None, *, hermitian: bool) -> Factored:
     from scipy.sparse.linalg import splu
 
-    n = a.shape[0]
-    scaled = balanced(a)
     if scaled is None:
         return SINGULAR
     a, powers = scaled
@@ -251,41 +267,15 @@ def sparse_slogdet(a: Any, *, hermitian: bool) -> Factored:
     except RuntimeError as error:
         if "singular" not in str(error):
             raise
-        return SINGULAR
+        return CANCELLED
     pivots = lu.U.diagonal()
     size = np.abs(pivots)
     if not np.all(size > 0):
-        return SINGULAR
+        return CANCELLED
     phase = np.prod(pivots / size) * parity(lu.perm_r) * parity(lu.perm_c)
     sign = complex(phase) if np.iscomplexobj(pivots) else float(np.sign(phase))
     logabsdet = float(np.sum(np.log(size)) + powers * math.log(2))
-    return _judged(sign, logabsdet, size.min(), np.sum(1 / size), n)
-
-
-def balanced(a: Any) -> tuple[Any, float] | None:
-    """Scale rows and columns alike by powers of two until no row has a maximum far from 1.
-
-    Symmetry survives, and with it the diagonal's right to be the pivot of a definite matrix.
-    Return also the sum of the exponents that log2|det| has lost; None if a row is zero.
-
-    References
-    ----------
-    Ruiz, Rutherford Appleton Laboratory report RAL-TR-2001-034.
-    """
-    from scipy.sparse import diags_array
-
-    lost = 0.0
-    for _ in range(40):
-        largest = abs(a).max(axis=1).toarray().ravel()
-        if not np.all(largest > 0):
-            return None
-        powers = np.round(np.log2(largest) / 2)
-        if not np.any(powers):
-            break
-        scaling = diags_array(2.0**-powers)
-        a = (scaling @ a @ scaling).tocsc()
-        lost += 2 * float(powers.sum())
-    return a, lost
+    return _judged(sign, logabsdet, size.min(), np.sum(1 / size), a.shape[0])
 
 
 def parity(permutation: np.ndarray[Any, Any]) -> int:

@@ -161,3 +161,77 @@ def test_small_entries_of_triangular_matrices_are_no_noise(backend):
         assert found.sign == -1
         assert found.logabsdet == pytest.approx(np.log(1e-20))
     assert slogdet(backend(np.array([[0.0, 1], [0, 1]])), hermitian=False).sign == 0
+
+
+@pytest.mark.parametrize("sparse", [False, True])
+@pytest.mark.parametrize(
+    "entries",
+    [
+        [[1.0, 1e-15], [1.0, 2e-15]],
+        [[1.0, 1.0], [1e-15, 2e-15]],
+        [[1e200, 1e-200], [2e200, 1e-200]],
+        [[1e-15, 1.0], [2e-15, 1.0]],
+        [[0, 1e-20, 1], [1e-30, 0, 3], [2e-30, 1e-20, 0]],
+    ],
+)
+def test_columns_of_unequal_size(sparse, entries):
+    a = np.array(entries)
+    rows = 2.0 ** np.round(np.log2(np.abs(a).max(axis=1)))
+    inner = a / rows[:, None]
+    columns = 2.0 ** np.round(np.log2(np.abs(inner).max(axis=0)))
+    sign, value = np.linalg.slogdet(inner / columns)
+    found = slogdet(sp.csr_array(a) if sparse else a)
+    assert float(found[0]) == sign
+    expected = value + np.log(rows).sum() + np.log(columns).sum()
+    assert float(found[1]) == pytest.approx(expected, rel=1e-12)
+
+
+def matrices_to_grade():
+    g = np.random.default_rng(0)
+    yield g.standard_normal((40, 40))
+    yield g.standard_normal((40, 40)) + 1j * g.standard_normal((40, 40))
+    yield np.diag(np.full(40, 3.0)) + np.diag(np.ones(39), 1) + np.diag(np.full(39, -1.5), -1)
+    band = sp.diags_array([np.full(600, 2.5), np.ones(599), np.ones(570)], offsets=[0, -1, 30])
+    yield band.toarray()[:, np.random.default_rng(1).permutation(600)]
+
+
+@pytest.mark.parametrize("sparse", [False, True])
+@pytest.mark.parametrize("kind", range(4))
+@pytest.mark.parametrize("power", [20, 150, 450])
+def test_graded_matrices_keep_their_accuracy(sparse, kind, power):
+    a = list(matrices_to_grade())[kind]
+    g = np.random.default_rng(power)
+    rows, columns = g.integers(-power, power + 1, (2, len(a)))
+    graded = np.ldexp(1.0, rows)[:, None] * a * np.ldexp(1.0, columns)
+    sign, value = np.linalg.slogdet(a)
+    value += (rows.sum() + columns.sum()) * np.log(2)
+    found, info = slogdet(sp.csr_array(graded) if sparse else graded, return_info=True)
+    assert complex(found[0]) == pytest.approx(complex(sign), abs=1e-9)
+    assert float(found[1]) == pytest.approx(value, abs=1e-9 * max(1, abs(value)))
+    assert info.converged
+
+
+@pytest.mark.parametrize("power", [20, 150, 450])
+def test_graded_hermitian_matrices(power):
+    g = np.random.default_rng(power)
+    a = g.standard_normal((50, 50))
+    a = a + a.T
+    np.fill_diagonal(a, 0.0)
+    d = g.integers(-power, power + 1, 50)
+    graded = np.ldexp(1.0, d)[:, None] * a * np.ldexp(1.0, d)
+    sign, value = np.linalg.slogdet(a)
+    for kind in (np.asarray, sp.csr_array):
+        found = slogdet(kind(graded))
+        assert float(found[0]) == sign
+        assert float(found[1]) == pytest.approx(value + 2 * d.sum() * np.log(2), rel=1e-10)
+
+
+def test_singular_matrices_stay_singular():
+    a = laplacian(6, 6).toarray()
+    a -= np.diag(a.sum(axis=1))
+    d = np.ldexp(1.0, np.random.default_rng(0).integers(-30, 30, 36))
+    for singular in (a, a * d, d[:, None] * a):
+        for kind in (np.asarray, sp.csr_array):
+            with pytest.warns(AccuracyWarning):
+                sign, value = slogdet(kind(singular))
+            assert (float(sign), float(value)) == (0, -np.inf)
