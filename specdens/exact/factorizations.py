@@ -23,6 +23,7 @@ from specdens.arrays.libraries import (
     to_host,
 )
 from specdens.exact.scaling import balanced, equilibrated, evened, sparse_evened
+from specdens.exact.singular import is_exactly_singular
 from specdens.operators.dense import DenseOperator
 from specdens.operators.explicit import ExplicitOperator
 from specdens.operators.linear_operator import LinearOperator
@@ -127,8 +128,11 @@ NOISE = 10 * UNIT
 TRUSTED = 1e-8
 """Error of log|det| up to which the first scaling is as good as any."""
 
+VAGUE = 1e-3
+"""Error of log|det| above which the matrix may well be singular."""
+
 SINGULAR = Factored(0.0, -math.inf)
-"""That of a matrix with a zero row, column or diagonal entry."""
+"""That of a matrix whose determinant is 0 without any doubt."""
 
 CANCELLED = Factored(0.0, -math.inf)
 """That of a matrix in which a pivot has become 0."""
@@ -147,28 +151,43 @@ def slogdet(a: Array, *, hermitian: bool) -> Factored:
             relative = diagonal**2 / xp.linalg.diagonal(xp.real(a) if is_complex(a) else a)
             logabsdet = 2 * float(xp.sum(xp.log(diagonal)))
             judged = _judged(1.0, logabsdet, xp.min(relative), xp.sum(1 / relative), n)
-            return replace(judged, definite=not judged.doubtful)
+            definite = replace(judged, definite=not judged.doubtful)
+            return _settled(definite, lambda: to_host(a))
     require_finite(a, "A")
     if _is_triangular(xp, a):
         return _of_triangular(xp, xp.linalg.diagonal(a))
-    return _better(_by_lu(equilibrated(a)), lambda: _by_lu(evened(a)))
+    if not all(bool(xp.all(xp.any(a != 0, axis=axis))) for axis in (0, 1)):
+        return SINGULAR
+    factored = _better(_by_lu(equilibrated(a)), lambda: _by_lu(evened(a)))
+    return _settled(factored, lambda: to_host(a))
 
 
-def _better(found: Factored, again: Callable[[], Factored]) -> Factored:
+def _settled(factored: Factored, host: Callable[[], Any]) -> Factored:
+    """Tell a matrix that is singular from one that rounding makes look so, where that is known."""
+    if factored is SINGULAR or (factored.logabsdet > -math.inf and factored.rounding <= VAGUE):
+        return factored
+    if is_exactly_singular(host()):
+        return SINGULAR
+    if factored.logabsdet == -math.inf:
+        return replace(factored, rounding=math.inf, doubtful=True)
+    return factored
+
+
+def _better(first: Factored, again: Callable[[], Factored]) -> Factored:
     """Return a determinant; where it is in doubt, the better of it and of one scaled anew."""
-    if found is SINGULAR or (found.logabsdet > -math.inf and found.rounding <= TRUSTED):
-        return found
-    other = again()
-    if other.logabsdet == -math.inf:
-        return found
-    singular = found.logabsdet == -math.inf
-    return other if singular or other.rounding < found.rounding else found
+    if first is SINGULAR or (first.logabsdet > -math.inf and first.rounding <= TRUSTED):
+        return first
+    second = again()
+    if second.logabsdet == -math.inf:
+        return first
+    singular = first.logabsdet == -math.inf
+    return second if second.rounding < (TRUSTED if singular else first.rounding) else first
 
 
 def _by_lu(scaled: tuple[Array, float] | None) -> Factored:
-    """Return the determinant of a matrix that was scaled; a zero row or column makes it 0."""
+    """Return the determinant of a matrix that was scaled, if its entries survived it."""
     if scaled is None:
-        return SINGULAR
+        return CANCELLED
     a, powers = scaled
     xp = namespace(a)
     pivots, parity = lu_diagonal(a)
@@ -205,13 +224,13 @@ def slogdets(stack: Array, *, hermitian: np.ndarray[Any, Any]) -> list[Factored]
     hermitian : ndarray of bool, shape (B,)
     """
     xp, n = namespace(stack), stack.shape[-1]
-    found: list[Factored | None] = [None] * len(hermitian)
+    known: list[Factored | None] = [None] * len(hermitian)
     chosen = np.flatnonzero(hermitian)
     if len(chosen):
         index = xp.asarray(chosen, dtype=xp.int64, device=device(stack))
-        some = stack if len(chosen) == len(found) else xp.take(stack, index, axis=0)
-        diagonals, definite = cholesky_diagonals(some)
-        own = xp.linalg.diagonal(xp.real(some) if is_complex(some) else some)
+        symmetric = stack if len(chosen) == len(known) else xp.take(stack, index, axis=0)
+        diagonals, definite = cholesky_diagonals(symmetric)
+        own = xp.linalg.diagonal(xp.real(symmetric) if is_complex(symmetric) else symmetric)
         relative = xp.where(own > 0, diagonals**2 / xp.where(own > 0, own, 1.0), 1.0)
         logs, least, inverse = (
             to_host(x)
@@ -223,10 +242,11 @@ def slogdets(stack: Array, *, hermitian: np.ndarray[Any, Any]) -> list[Factored]
         )
         for k in np.flatnonzero(definite):
             judged = _judged(1.0, float(logs[k]), least[k], inverse[k], n)
-            found[chosen[k]] = replace(judged, definite=not judged.doubtful)
+            if judged.rounding <= VAGUE:
+                known[chosen[k]] = replace(judged, definite=True)
     return [
-        slogdet(stack[i, :, :], hermitian=False) if one is None else one
-        for i, one in enumerate(found)
+        slogdet(stack[i, :, :], hermitian=bool(hermitian[i])) if factored is None else factored
+        for i, factored in enumerate(known)
     ]
 
 
@@ -240,18 +260,27 @@ def _judged(sign: complex, logabsdet: float, smallest: Any, inverse_sum: Any, n:
 
 def sparse_slogdet(a: Any, *, hermitian: bool) -> Factored:
     """Return sign (or phase) and log|det| of a SciPy CSC array in double precision, by SuperLU."""
-    scaled = balanced(a) if np.all(np.diff(a.indptr)) else None
-    found = _by_superlu(scaled, hermitian=hermitian)
-    return _better(
-        found, lambda: _by_superlu(sparse_evened(a, hermitian=hermitian), hermitian=hermitian)
-    )
+    a = a.copy()
+    a.eliminate_zeros()
+    if not (np.all(np.diff(a.indptr)) and np.all(np.bincount(a.indices, minlength=a.shape[0]))):
+        return SINGULAR
+
+    def again() -> Factored:
+        return _by_superlu(sparse_evened(a, hermitian=hermitian), hermitian=hermitian)
+
+    try:
+        factored = _by_superlu(balanced(a), hermitian=hermitian)
+        factored = _better(factored, again)
+    except RuntimeError:  # entries so far apart that SuperLU fails
+        factored = again()
+    return _settled(factored, lambda: a)
 
 
 def _by_superlu(scaled: tuple[Any, float] | None, *, hermitian: bool) -> Factored:
     from scipy.sparse.linalg import splu
 
     if scaled is None:
-        return SINGULAR
+        return CANCELLED
     a, powers = scaled
     # Symmetric minimum degree never had more fill on symmetric patterns, often much less: see
     # benchmarks/results/lu_fill.json.

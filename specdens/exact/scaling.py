@@ -12,7 +12,7 @@ from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 
-from specdens.arrays.libraries import Array, is_complex, namespace, to_host
+from specdens.arrays.libraries import Array, namespace, to_host
 
 __all__ = ["balanced", "equilibrated", "evened", "sparse_evened"]
 
