@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -21,6 +22,8 @@ from specdens.arrays.libraries import (
     require_finite,
     to_host,
 )
+from specdens.exact.scaling import balanced, equilibrated, evened, sparse_evened
+from specdens.exact.singular import is_exactly_singular
 from specdens.operators.dense import DenseOperator
 from specdens.operators.explicit import ExplicitOperator
 from specdens.operators.linear_operator import LinearOperator
@@ -122,7 +125,17 @@ UNIT = float(np.finfo(np.float64).eps)
 NOISE = 10 * UNIT
 """Relative size below which a pivot of an equilibrated matrix is rounding noise."""
 
+TRUSTED = 1e-8
+"""Error of log|det| up to which the first scaling is as good as any."""
+
+VAGUE = 1e-3
+"""Error of log|det| above which the matrix may well be singular."""
+
 SINGULAR = Factored(0.0, -math.inf)
+"""That of a matrix whose determinant is 0 without any doubt."""
+
+CANCELLED = Factored(0.0, -math.inf)
+"""That of a matrix in which a pivot has become 0."""
 
 
 def slogdet(a: Array, *, hermitian: bool) -> Factored:
@@ -138,26 +151,53 @@ def slogdet(a: Array, *, hermitian: bool) -> Factored:
             relative = diagonal**2 / xp.linalg.diagonal(xp.real(a) if is_complex(a) else a)
             logabsdet = 2 * float(xp.sum(xp.log(diagonal)))
             judged = _judged(1.0, logabsdet, xp.min(relative), xp.sum(1 / relative), n)
-            return replace(judged, definite=not judged.doubtful)
+            definite = replace(judged, definite=not judged.doubtful)
+            return _settled(definite, lambda: to_host(a))
     require_finite(a, "A")
     if _is_triangular(xp, a):
         return _of_triangular(xp, xp.linalg.diagonal(a))
-    rows = xp.max(xp.abs(a), axis=1)
-    if bool(xp.any(rows == 0)):
+    if not all(bool(xp.all(xp.any(a != 0, axis=axis))) for axis in (0, 1)):
         return SINGULAR
-    a, row_powers = _equilibrated(a, rows, axis=0)
-    columns = xp.max(xp.abs(a), axis=0)
-    if bool(xp.any(columns == 0)):
+    factored = _better(_by_lu(equilibrated(a)), lambda: _by_lu(evened(a)))
+    return _settled(factored, lambda: to_host(a))
+
+
+def _settled(factored: Factored, host: Callable[[], Any]) -> Factored:
+    """Tell a matrix that is singular from one that rounding makes look so, where that is known."""
+    if factored is SINGULAR or (factored.logabsdet > -math.inf and factored.rounding <= VAGUE):
+        return factored
+    if is_exactly_singular(host()):
         return SINGULAR
-    a, column_powers = _equilibrated(a, columns, axis=1)
+    if factored.logabsdet == -math.inf:
+        return replace(factored, rounding=math.inf, doubtful=True)
+    return factored
+
+
+def _better(first: Factored, again: Callable[[], Factored]) -> Factored:
+    """Return a determinant; where it is in doubt, the better of it and of one scaled anew."""
+    if first is SINGULAR or (first.logabsdet > -math.inf and first.rounding <= TRUSTED):
+        return first
+    second = again()
+    if second.logabsdet == -math.inf:
+        return first
+    singular = first.logabsdet == -math.inf
+    return second if second.rounding < (TRUSTED if singular else first.rounding) else first
+
+
+def _by_lu(scaled: tuple[Array, float] | None) -> Factored:
+    """Return the determinant of a matrix that was scaled, if its entries survived it."""
+    if scaled is None:
+        return CANCELLED
+    a, powers = scaled
+    xp = namespace(a)
     pivots, parity = lu_diagonal(a)
     size = xp.abs(pivots)
     if bool(xp.any(size == 0)):
-        return SINGULAR
+        return CANCELLED
     sign = xp.prod(pivots / size)
     sign = parity * (complex(sign) if is_complex(pivots) else float(sign))
-    logabsdet = float(xp.sum(xp.log(size))) + (row_powers + column_powers) * math.log(2)
-    return _judged(sign, logabsdet, xp.min(size), xp.sum(1 / size), n)
+    logabsdet = float(xp.sum(xp.log(size))) + powers * math.log(2)
+    return _judged(sign, logabsdet, xp.min(size), xp.sum(1 / size), a.shape[0])
 
 
 def _is_triangular(xp: Any, a: Array) -> bool:
@@ -184,13 +224,13 @@ def slogdets(stack: Array, *, hermitian: np.ndarray[Any, Any]) -> list[Factored]
     hermitian : ndarray of bool, shape (B,)
     """
     xp, n = namespace(stack), stack.shape[-1]
-    found: list[Factored | None] = [None] * len(hermitian)
+    known: list[Factored | None] = [None] * len(hermitian)
     chosen = np.flatnonzero(hermitian)
     if len(chosen):
         index = xp.asarray(chosen, dtype=xp.int64, device=device(stack))
-        some = stack if len(chosen) == len(found) else xp.take(stack, index, axis=0)
-        diagonals, definite = cholesky_diagonals(some)
-        own = xp.linalg.diagonal(xp.real(some) if is_complex(some) else some)
+        symmetric = stack if len(chosen) == len(known) else xp.take(stack, index, axis=0)
+        diagonals, definite = cholesky_diagonals(symmetric)
+        own = xp.linalg.diagonal(xp.real(symmetric) if is_complex(symmetric) else symmetric)
         relative = xp.where(own > 0, diagonals**2 / xp.where(own > 0, own, 1.0), 1.0)
         logs, least, inverse = (
             to_host(x)
@@ -202,22 +242,12 @@ def slogdets(stack: Array, *, hermitian: np.ndarray[Any, Any]) -> list[Factored]
         )
         for k in np.flatnonzero(definite):
             judged = _judged(1.0, float(logs[k]), least[k], inverse[k], n)
-            found[chosen[k]] = replace(judged, definite=not judged.doubtful)
+            if judged.rounding <= VAGUE:
+                known[chosen[k]] = replace(judged, definite=True)
     return [
-        slogdet(stack[i, :, :], hermitian=False) if one is None else one
-        for i, one in enumerate(found)
+        slogdet(stack[i, :, :], hermitian=bool(hermitian[i])) if factored is None else factored
+        for i, factored in enumerate(known)
     ]
-
-
-def _equilibrated(a: Array, largest: Array, *, axis: int) -> tuple[Array, float]:
-    """Divide rows (axis 0) or columns by powers of two; return also the sum of the exponents."""
-    xp = namespace(a)
-    powers = xp.round(xp.log2(largest))
-    half = xp.floor(powers / 2)
-    # In two steps: the inverse of a denormal power of two overflows.
-    for step in (half, powers - half):
-        a = a * xp.expand_dims(xp.astype(2.0 ** (-step), a.dtype), axis=1 - axis)
-    return a, float(xp.sum(powers))
 
 
 def _judged(sign: complex, logabsdet: float, smallest: Any, inverse_sum: Any, n: int) -> Factored:
@@ -230,12 +260,27 @@ def _judged(sign: complex, logabsdet: float, smallest: Any, inverse_sum: Any, n:
 
 def sparse_slogdet(a: Any, *, hermitian: bool) -> Factored:
     """Return sign (or phase) and log|det| of a SciPy CSC array in double precision, by SuperLU."""
+    a = a.copy()
+    a.eliminate_zeros()
+    if not (np.all(np.diff(a.indptr)) and np.all(np.bincount(a.indices, minlength=a.shape[0]))):
+        return SINGULAR
+
+    def again() -> Factored:
+        return _by_superlu(sparse_evened(a, hermitian=hermitian), hermitian=hermitian)
+
+    try:
+        factored = _by_superlu(balanced(a), hermitian=hermitian)
+        factored = _better(factored, again)
+    except RuntimeError:  # entries so far apart that SuperLU fails
+        factored = again()
+    return _settled(factored, lambda: a)
+
+
+def _by_superlu(scaled: tuple[Any, float] | None, *, hermitian: bool) -> Factored:
     from scipy.sparse.linalg import splu
 
-    n = a.shape[0]
-    scaled = balanced(a)
     if scaled is None:
-        return SINGULAR
+        return CANCELLED
     a, powers = scaled
     # Symmetric minimum degree never had more fill on symmetric patterns, often much less: see
     # benchmarks/results/lu_fill.json.
@@ -251,41 +296,15 @@ def sparse_slogdet(a: Any, *, hermitian: bool) -> Factored:
     except RuntimeError as error:
         if "singular" not in str(error):
             raise
-        return SINGULAR
+        return CANCELLED
     pivots = lu.U.diagonal()
     size = np.abs(pivots)
     if not np.all(size > 0):
-        return SINGULAR
+        return CANCELLED
     phase = np.prod(pivots / size) * parity(lu.perm_r) * parity(lu.perm_c)
     sign = complex(phase) if np.iscomplexobj(pivots) else float(np.sign(phase))
     logabsdet = float(np.sum(np.log(size)) + powers * math.log(2))
-    return _judged(sign, logabsdet, size.min(), np.sum(1 / size), n)
-
-
-def balanced(a: Any) -> tuple[Any, float] | None:
-    """Scale rows and columns alike by powers of two until no row has a maximum far from 1.
-
-    Symmetry survives, and with it the diagonal's right to be the pivot of a definite matrix.
-    Return also the sum of the exponents that log2|det| has lost; None if a row is zero.
-
-    References
-    ----------
-    Ruiz, Rutherford Appleton Laboratory report RAL-TR-2001-034.
-    """
-    from scipy.sparse import diags_array
-
-    lost = 0.0
-    for _ in range(40):
-        largest = abs(a).max(axis=1).toarray().ravel()
-        if not np.all(largest > 0):
-            return None
-        powers = np.round(np.log2(largest) / 2)
-        if not np.any(powers):
-            break
-        scaling = diags_array(2.0**-powers)
-        a = (scaling @ a @ scaling).tocsc()
-        lost += 2 * float(powers.sum())
-    return a, lost
+    return _judged(sign, logabsdet, size.min(), np.sum(1 / size), a.shape[0])
 
 
 def parity(permutation: np.ndarray[Any, Any]) -> int:

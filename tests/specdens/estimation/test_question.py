@@ -62,4 +62,6 @@ def test_the_problem_is_that_of_a_pencil():
     twice = question(B=2 * np.eye(6), shift=1.0).problem()
     full = question().problem()
     assert twice.n == full.n == 6
-    assert np.trace(twice.shifted @ np.eye(6)) == pytest.approx(np.trace(full.op @ np.eye(6)) / 2 + 6)
+    assert np.trace(twice.shifted @ np.eye(6)) == pytest.approx(
+        np.trace(full.op @ np.eye(6)) / 2 + 6
+    )

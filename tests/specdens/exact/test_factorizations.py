@@ -1,6 +1,8 @@
 """Determinants by factorisation: against NumPy, at every scale, and at the edge of singularity."""
 
+import itertools
 import math
+from fractions import Fraction
 
 import numpy as np
 import pytest
@@ -9,6 +11,8 @@ import scipy.sparse as sp
 from hypothesis import given
 from hypothesis import strategies as st
 
+import specdens
+from specdens import AccuracyWarning
 from specdens.arrays.libraries import namespace
 from specdens.exact.factorizations import (
     lu_fits,
@@ -161,3 +165,102 @@ def test_small_entries_of_triangular_matrices_are_no_noise(backend):
         assert found.sign == -1
         assert found.logabsdet == pytest.approx(np.log(1e-20))
     assert slogdet(backend(np.array([[0.0, 1], [0, 1]])), hermitian=False).sign == 0
+
+
+@pytest.mark.parametrize("sparse", [False, True])
+@pytest.mark.parametrize(
+    "entries",
+    [
+        [[1.0, 1e-15], [1.0, 2e-15]],
+        [[1.0, 1.0], [1e-15, 2e-15]],
+        [[1e200, 1e-200], [2e200, 1e-200]],
+        [[1e-15, 1.0], [2e-15, 1.0]],
+        [[0, 1e-20, 1], [1e-30, 0, 3], [2e-30, 1e-20, 0]],
+    ],
+)
+def test_columns_of_unequal_size(sparse, entries):
+    a = np.array(entries)
+    sign, value = exact_slogdet(a)
+    result = specdens.slogdet(sp.csr_array(a) if sparse else a)
+    assert float(result[0]) == sign
+    assert float(result[1]) == pytest.approx(value, rel=1e-12, abs=1e-12)
+
+
+def exact_slogdet(a):
+    """Laplace's expansion in rational arithmetic."""
+    n, total = len(a), Fraction(0)
+    for p in itertools.permutations(range(n)):
+        sign = round(np.linalg.det(np.eye(n)[list(p)]))
+        total += sign * math.prod(Fraction(a[i, j]) for i, j in enumerate(p))
+    value = math.log(abs(total.numerator)) - math.log(total.denominator)
+    return (1 if total > 0 else -1), value
+
+
+def matrices_to_grade():
+    g = np.random.default_rng(0)
+    yield g.standard_normal((40, 40))
+    yield g.standard_normal((40, 40)) + 1j * g.standard_normal((40, 40))
+    yield np.diag(np.full(40, 3.0)) + np.diag(np.ones(39), 1) + np.diag(np.full(39, -1.5), -1)
+    band = sp.diags_array([np.full(600, 2.5), np.ones(599), np.ones(570)], offsets=[0, -1, 30])
+    yield band.toarray()[:, np.random.default_rng(1).permutation(600)]
+
+
+@pytest.mark.parametrize("sparse", [False, True])
+@pytest.mark.parametrize("kind", range(4))
+@pytest.mark.parametrize("power", [20, 150, 450])
+def test_graded_matrices_keep_their_accuracy(sparse, kind, power):
+    a = list(matrices_to_grade())[kind]
+    g = np.random.default_rng(power)
+    rows, columns = g.integers(-power, power + 1, (2, len(a)))
+    graded = np.ldexp(1.0, rows)[:, None] * a * np.ldexp(1.0, columns)
+    sign, value = np.linalg.slogdet(a)
+    value += (rows.sum() + columns.sum()) * np.log(2)
+    found, info = specdens.slogdet(sp.csr_array(graded) if sparse else graded, return_info=True)
+    assert complex(found[0]) == pytest.approx(complex(sign), abs=1e-9)
+    assert float(found[1]) == pytest.approx(value, abs=1e-9 * max(1, abs(value)))
+    assert info.converged
+
+
+@pytest.mark.parametrize("power", [20, 150, 450])
+def test_graded_hermitian_matrices(power):
+    g = np.random.default_rng(power)
+    a = g.standard_normal((50, 50))
+    a = a + a.T
+    np.fill_diagonal(a, 0.0)
+    d = g.integers(-power, power + 1, 50)
+    graded = np.ldexp(1.0, d)[:, None] * a * np.ldexp(1.0, d)
+    sign, value = np.linalg.slogdet(a)
+    for kind in (np.asarray, sp.csr_array):
+        found = specdens.slogdet(kind(graded))
+        assert float(found[0]) == sign
+        assert float(found[1]) == pytest.approx(value + 2 * d.sum() * np.log(2), rel=1e-10)
+
+
+def singular_matrices():
+    graph = laplacian(6, 6, boundary="neumann").toarray()
+    d = np.ldexp(1.0, np.random.default_rng(0).integers(-30, 30, 36))
+    x = np.random.default_rng(2).integers(-3, 4, (9, 8)).astype(float)
+    two = np.kron(np.eye(2), graph)
+    two[0, 0] += 1  # one of two components is grounded
+    big = laplacian(40, 40, boundary="neumann").toarray()
+    phases = np.exp(1j * np.arange(36))
+    small = [np.array([[1.0, 2], [3, 6]]), np.arange(16.0).reshape(4, 4), x @ x.T]
+    complex_ = np.outer(phases[:4].round(3), [1, 2j, 4, 8])
+    return [graph, graph * d, d[:, None] * graph, two, big, complex_, *small]
+
+
+@pytest.mark.parametrize("kind", [np.asarray, sp.csr_array])
+@pytest.mark.parametrize("a", singular_matrices())
+def test_singular_as_stored_is_certain(kind, a):
+    (sign, value), info = specdens.slogdet(kind(a), return_info=True)
+    assert (complex(sign), float(value)) == (0, -np.inf)
+    assert info.converged
+
+
+@pytest.mark.parametrize("kind", [np.asarray, sp.csr_array])
+@pytest.mark.parametrize("seed", range(40))
+def test_singular_up_to_rounding_is_flagged(kind, seed):
+    g = np.random.default_rng(seed)
+    x = g.standard_normal((20, 19)) * np.exp(g.standard_normal(19) * (seed % 4))
+    with pytest.warns(AccuracyWarning):
+        specdens.logdet(kind(x @ x.T))
