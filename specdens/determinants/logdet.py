@@ -24,7 +24,7 @@ from specdens.recurrences.lanczos import NotHermitianError
 from specdens.results import UNBOUNDED, Estimate, warn_of_doubt
 from specdens.scalar_functions import LOG_ABS
 from specdens.structured.exact_rules import determinant_by_parts
-from specdens.traces.trace_function import estimated_trace
+from specdens.traces.estimated_trace import estimated_trace
 
 __all__ = ["logdet", "slogdet"]
 

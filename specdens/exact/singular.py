@@ -7,7 +7,7 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-__all__ = ["is_exactly_singular"]
+__all__ = ["is_exactly_singular", "maps_ones_to_zero"]
 
 Host: TypeAlias = np.ndarray[Any, Any]
 
@@ -26,7 +26,7 @@ def is_exactly_singular(a: Any) -> bool:
     numbers are integers times powers of two, so that no rounding enters. Of other
     matrices nothing is known.
     """
-    if any(_maps_ones_to_zero(side) for side in (a, a.T)):
+    if any(maps_ones_to_zero(side) for side in (a, a.T)):
         return True
     if a.shape[0] > LARGEST:
         return False
@@ -36,7 +36,7 @@ def is_exactly_singular(a: Any) -> bool:
     return all(_is_singular_modulo(dense, prime) for prime in PRIMES)
 
 
-def _maps_ones_to_zero(a: Any) -> bool:
+def maps_ones_to_zero(a: Any) -> bool:
     """Whether the indicator of a connected component lies in the kernel of A."""
     from scipy.sparse import csr_array
     from scipy.sparse.csgraph import connected_components
@@ -56,7 +56,8 @@ def _sums_to_zero(rows: Any, chosen: Host) -> bool:
     """Whether the entries of each chosen row of a CSR array add up to 0, without rounding."""
     for i in chosen:
         entries = rows.data[rows.indptr[i] : rows.indptr[i + 1]]
-        if math.fsum(entries.real) != 0 or math.fsum(entries.imag) != 0:
+        parts = (entries.real, entries.imag) if np.iscomplexobj(entries) else (entries,)
+        if any(math.fsum(part) != 0 for part in parts):
             return False
     return True
 

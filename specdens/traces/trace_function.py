@@ -9,12 +9,8 @@ from typing import Any
 import numpy as np
 
 from specdens.arrays.libraries import Array, is_array, namespace, to_host
-from specdens.arrays.probes import Probes
 from specdens.estimation.estimate import ILL_CONDITIONED, OVERFLOW, SINGULAR, advice
-from specdens.estimation.goal import Goal, goal_of
-from specdens.estimation.guarantee import guaranteed_trace
-from specdens.estimation.pilot import adaptive_trace
-from specdens.estimation.probe_mean import sampled_trace
+from specdens.estimation.goal import goal_of
 from specdens.estimation.question import Question
 from specdens.exact.factorizations import (
     UNIT,
@@ -38,8 +34,9 @@ from specdens.results import Estimate, warn_of_doubt
 from specdens.scalar_functions import LOG, ScalarFunction, require_domain, scalar_function
 from specdens.structured.exact_rules import trace_function_by_parts
 from specdens.structured.spectrum_union import eigenvalues, eigenvalues_are_cheap
+from specdens.traces.estimated_trace import estimated_trace
 
-__all__ = ["estimated_trace", "trace_function", "trace_of_eigenvalues"]
+__all__ = ["trace_function", "trace_of_eigenvalues"]
 
 
 def trace_function(
@@ -240,17 +237,6 @@ def _estimate(problem: Problem, f: ScalarFunction, question: Question) -> Estima
     ):
         return _exact(problem, f)
     return estimated_trace(problem, f, question.goal, vectors, question.method)
-
-
-def estimated_trace(
-    problem: Problem, f: ScalarFunction, goal: Goal, vectors: Probes, method: str
-) -> Estimate:
-    """Return tr f(A) by sampling, to what was asked for; ``log|x|`` of any Hermitian A."""
-    if goal.guarantee is not None:
-        return guaranteed_trace(problem, f, goal, vectors)
-    if goal.adaptive and (goal.probes is None or not vectors.exhaustive):
-        return adaptive_trace(problem, f, goal, replace(vectors, exhaustive=False), method)
-    return sampled_trace(problem, f, goal.moments, vectors, method)
 
 
 def _exact(problem: Problem, f: ScalarFunction) -> Estimate:

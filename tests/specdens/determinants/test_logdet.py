@@ -67,12 +67,12 @@ class TestAnyMatrix:
             _, info = logdet(x @ x.T, return_info=True)
         assert not info.converged
 
-    @pytest.mark.parametrize("n", [60, 600])
-    def test_singular_by_quadrature(self, n):
+    def test_singular_by_quadrature(self):
+        graph = laplacian(60, boundary="neumann")
+        # The graph with its nodes scaled has another null vector than ones.
+        scaled = graph.multiply(np.outer(d := 1.0 + np.arange(60) % 3, d)).tocsr()
         with pytest.warns(AccuracyWarning, match="singular to working precision"):
-            value = logdet(
-                laplacian(n, boundary="neumann"), method="lanczos", moments=2 * n, probes=3
-            )
+            value = logdet(scaled, method="lanczos", moments=120, probes=3)
         assert value == -math.inf
 
     def test_negative_definite(self, method):
@@ -202,7 +202,7 @@ class TestAnyMatrix:
         op = aslinearoperator(lambda v: product(v), n=40, matmat=product, hermitian=True)
         with pytest.raises(NotHermitianError, match="not Hermitian"):
             logdet(op, method=method, bounds=(-10, 10), probes=3, moments=20)
-        assert sum(calls) <= 6
+        assert sum(calls) <= 7  # one of them with a vector of ones
 
     def test_a_claim_about_an_array_is_checked(self):
         with pytest.raises(ValueError, match="hermitian=True"):
