@@ -28,7 +28,7 @@ from specdens.operators.algebra import Counting
 from specdens.operators.linear_operator import LinearOperator
 from specdens.operators.power_traces import PowerTraces
 from specdens.problem.prepare import Problem
-from specdens.recurrences.deflation import Captured, Preconditioned, captured_part
+from specdens.recurrences.deflation import Captured, Complement, Preconditioned, captured_part
 from specdens.recurrences.krylov_basis import KrylovBasis
 from specdens.recurrences.lanczos import Tridiagonal, assembled, coefficients, tridiagonalize
 from specdens.recurrences.quadrature import Rule, gauss, noise_of
@@ -265,8 +265,9 @@ def _projected(problem: Problem, run: Run, basis: KrylovBasis) -> Sampled:
             break
     assert found is not None
     columns = round(run.n - found.mass)
+    op = Complement(run.op, basis, columns) if columns < basis.size else run.op
     return Sampled(
-        run.op, run.f, problem.known, found.traces, found.value, found.bias,
+        op, run.f, problem.known, found.traces, found.value, found.bias,
         basis, columns, columns,
     )  # fmt: skip
 

@@ -25,10 +25,11 @@ from specdens.operators.algebra import Scaled, Sum
 from specdens.operators.aslinearoperator import aslinearoperator
 from specdens.operators.dense import DenseOperator
 from specdens.operators.explicit import ExplicitOperator
+from specdens.operators.hermitian import is_known_hermitian
 from specdens.operators.linear_operator import LinearOperator
 from specdens.operators.sparse import SparseOperator
 from specdens.problem.bounds import known_bounds
-from specdens.problem.prepare import is_known_hermitian, square_operator
+from specdens.problem.prepare import square_operator
 
 __all__ = ["Factor", "Whitened", "checked_pair", "combination", "definite_factor", "whitened"]
 

@@ -72,7 +72,7 @@ class Gram(LinearOperator):
             device=self.factor.device,
             result_dtype=self.factor.result_dtype,
         )
-        self.hermitian = True
+        self.hermitian = self.hermitian_by_construction = True
         self.lower = self.shift
         self.max_memory = self.factor.max_memory
 

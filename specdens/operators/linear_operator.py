@@ -42,6 +42,8 @@ class LinearOperator(ABC):
         The real dtype of results: float64 unless the matrix was given in single precision.
     hermitian : bool or None
         Whether it equals its adjoint; None where that is not known.
+    hermitian_by_construction : bool
+        Whether that needs nobody's word, so that products that differ only show rounding.
     lower, upper : float
         Bounds of the spectrum that hold by construction, if it is Hermitian; else infinite.
     max_memory : int or None
@@ -54,6 +56,7 @@ class LinearOperator(ABC):
     __array_ufunc__ = None
 
     hermitian: bool | None
+    hermitian_by_construction = False
     lower = -np.inf
     upper = np.inf
     max_memory: int | None = None

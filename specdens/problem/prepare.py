@@ -13,6 +13,7 @@ from specdens.arrays.probes import gaussian
 from specdens.operators.algebra import Shifted, finite_number
 from specdens.operators.aslinearoperator import aslinearoperator
 from specdens.operators.explicit import ExplicitOperator
+from specdens.operators.hermitian import is_known_hermitian, rounding_of_adjoint
 from specdens.operators.linear_operator import LinearOperator
 from specdens.problem.bounds import known_bounds, stated_bounds
 from specdens.results import UNBOUNDED, SpectralBounds
@@ -23,14 +24,12 @@ __all__ = [
     "as_result",
     "checked_count",
     "finite_operator",
-    "is_known_hermitian",
     "plain_number",
     "prepare",
     "require_hermitian",
     "require_method",
     "require_states",
     "square_operator",
-    "tolerance",
 ]
 
 METHODS = ("auto", "exact", "lanczos", "chebyshev")
@@ -210,7 +209,7 @@ def _symmetry(op: LinearOperator, claimed: bool | None) -> tuple[bool, bool, int
         if claimed is None:
             return is_known_hermitian(op), False, 0
         # Who claims it may have rounding in small entries that come from large ones.
-        if claimed and op.shape[0] and op.asymmetry() > _tolerance(op) * op.largest:
+        if claimed and op.shape[0] and op.asymmetry() > rounding_of_adjoint(op) * op.largest:
             msg = (
                 f"hermitian=True, but A and its adjoint differ by {op.asymmetry():.3g}. "
                 "Pass hermitian=None, or (A + A.conj().T) / 2 if that is meant."
@@ -230,22 +229,4 @@ def _symmetry(op: LinearOperator, claimed: bool | None) -> tuple[bool, bool, int
     difference = product - adjoint
     distance = float(np.real(column_dots(difference, difference))[0]) ** 0.5
     norm = float(np.real(column_dots(product, product))[0]) ** 0.5
-    return distance <= _tolerance(op) * norm, False, 2
-
-
-def is_known_hermitian(op: LinearOperator) -> bool:
-    """Whether op is Hermitian by its entries or its word, without a product."""
-    if not isinstance(op, ExplicitOperator):
-        return bool(op.hermitian)
-    if op.shape[0] != op.shape[1]:
-        return False
-    return op.shape[0] == 0 or op.equals_adjoint(_tolerance(op))
-
-
-def _tolerance(op: LinearOperator) -> float:
-    return tolerance(op.unit, op.shape[0])
-
-
-def tolerance(unit: float, n: int) -> float:
-    """Return the relative asymmetry that rounding alone can cause."""
-    return 10 * unit * (1 + math.sqrt(n))
+    return distance <= rounding_of_adjoint(op) * norm, False, 2

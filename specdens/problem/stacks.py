@@ -28,7 +28,7 @@ from specdens.arrays.libraries import (
     to_host,
     working_dtype,
 )
-from specdens.problem.prepare import tolerance
+from specdens.operators.hermitian import asymmetry_tolerance
 from specdens.results import AccuracyWarning, Estimate, doubt
 
 __all__ = ["Answers", "Stack", "over_stack", "prepared", "stack_of"]
@@ -174,7 +174,7 @@ def prepared(some: Array, *, shift: complex = 0.0, hermitian: bool | None = None
     if not np.all(np.isfinite(largest)) or not cmath.isfinite(shift):
         return None
     asymmetry = to_host(xp.max(xp.abs(a - adjoint(a)), axis=(1, 2)))
-    found = asymmetry <= tolerance(eps(a), a.shape[-1]) * largest
+    found = asymmetry <= asymmetry_tolerance(eps(a), a.shape[-1]) * largest
     if hermitian is not None:
         if hermitian and not np.all(found):
             return None

@@ -17,12 +17,19 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from specdens.arrays.libraries import Array, adjoint, matmul
-from specdens.operators.linear_operator import LinearOperator
+from specdens.operators.linear_operator import LinearOperator, Step
 from specdens.operators.power_traces import PowerTraces
 from specdens.recurrences.krylov_basis import KrylovBasis, RitzPairs
 from specdens.scalar_functions import ScalarFunction
 
-__all__ = ["Captured", "Preconditioned", "captured_part", "converged_pairs", "typical_value"]
+__all__ = [
+    "Captured",
+    "Complement",
+    "Preconditioned",
+    "captured_part",
+    "converged_pairs",
+    "typical_value",
+]
 
 Host: TypeAlias = np.ndarray[Any, Any]
 
@@ -81,7 +88,8 @@ class Preconditioned(LinearOperator):
         )
         pairs = basis.ritz()
         taken = converged_pairs(pairs)
-        self.hermitian, self._op = True, op
+        self.hermitian, self.base = True, op
+        self.hermitian_by_construction = True  # the products of the basis were compared
         self._d, self._residuals = pairs.values[taken], pairs.residuals[taken]
         self._tau = typical_value(pairs, taken, op.shape[0])
         turn = op.xp.asarray(pairs.vectors[:, taken], dtype=op.dtype, device=op.device)
@@ -108,7 +116,7 @@ class Preconditioned(LinearOperator):
     def unit(self) -> float:
         """The unit roundoff of products, which the largest eigenvalues of A have a say in."""
         spread = self.largest / min(self._tau, *self._d) if self.rank else 1.0
-        return self._op.unit * math.sqrt(spread)
+        return self.base.unit * math.sqrt(spread)
 
     def power_traces(self) -> tuple[float, ...]:
         """Return tr M and tr M^2, as far as they are known."""
@@ -116,7 +124,7 @@ class Preconditioned(LinearOperator):
 
     def centered_traces(self) -> PowerTraces:
         """Return tr M and tr M^2 from tr A and tr A^2, with what cancels between them."""
-        known = self._op.centered_traces().about(0.0).up_to(2)
+        known = self.base.centered_traces().about(0.0).up_to(2)
         d, extra = self._d, 1 / self._d - 1 / self._tau
         pairs = d**2 + self._residuals**2
         parts: list[tuple[float, ...]] = [(0.0,), (float(extra @ d),)]
@@ -126,7 +134,7 @@ class Preconditioned(LinearOperator):
             terms = [value / self._tau**k, *parts[k]]
             values.append(math.fsum(terms))
             # Ritz values themselves are off by rounding.
-            errors.append(error / self._tau**k + 30 * self._op.unit * sum(map(abs, terms[1:])))
+            errors.append(error / self._tau**k + 30 * self.base.unit * sum(map(abs, terms[1:])))
         return PowerTraces(tuple(values), tuple(errors), stated=known.stated)
 
     def _root(self, x: Array) -> Array:
@@ -134,7 +142,47 @@ class Preconditioned(LinearOperator):
         return x * self._tau**-0.5 + matmul(self._u, self._scale * matmul(adjoint(self._u), x))
 
     def _matmat(self, x: Array) -> Array:
-        return self._root(self._op.matmat(self._root(x)))
+        return self._root(self.base.matmat(self._root(x)))
+
+
+class Complement(LinearOperator):
+    """A, applied to what is orthogonal to a Krylov space: its rounding is that of all of A.
+
+    Parameters
+    ----------
+    op : LinearOperator, shape (n, n)
+        Hermitian.
+    basis : KrylovBasis
+        Of op.
+    columns : int
+        The number of leading basis vectors that are left out.
+    """
+
+    def __init__(self, op: LinearOperator, basis: KrylovBasis, columns: int) -> None:
+        super().__init__(
+            op.shape, dtype=op.dtype, xp=op.xp, device=op.device, result_dtype=op.result_dtype
+        )
+        self.base, self.max_memory, self.widths = op, op.max_memory, op.widths
+        self.hermitian = self.hermitian_by_construction = True  # the basis has compared products
+        block = basis.tridiagonal_block()
+        size, rest = (float(np.abs(part).max()) for part in (block, block[columns:, columns:]))
+        self._magnified = max(1.0, size / max(rest, op.unit * size)) if size else 1.0
+
+    @property
+    def unit(self) -> float:
+        """The roundoff of products, beside the eigenvalues that are left."""
+        return self.base.unit * self._magnified
+
+    def centered_traces(self) -> PowerTraces:
+        """Return those of all of A."""
+        return self.base.centered_traces()
+
+    def recurrence(self, columns: int) -> Step | None:
+        """Return that of A."""
+        return self.base.recurrence(columns)
+
+    def _matmat(self, x: Array) -> Array:
+        return self.base.matmat(x)
 
 
 @dataclass(frozen=True)

@@ -17,6 +17,7 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from specdens.arrays.libraries import Array, column_dots, eps, namespace, power_of_two, to_host
+from specdens.operators.hermitian import is_surely_hermitian
 from specdens.operators.linear_operator import LinearOperator, Step
 from specdens.recurrences.step import fast_step, pair_of_blocks
 
@@ -318,7 +319,7 @@ def lanczos_steps(op: LinearOperator, start: Array, steps: int) -> Iterator[Basi
         w = columns.against(w, basis, passes)
         beta = columns.norms(w)
         size = np.maximum(size, np.abs(alpha) + beta)
-        _require_hermitian(asymmetry, size, n, max(columns.unit, op.unit))
+        _require_hermitian(op, asymmetry, _rounding(n, max(columns.unit, op.unit)) * size)
         beta[beta <= 10 * columns.unit * size] = 0
         yield BasisStep(q, alpha * scale, beta * scale)
         if not beta.any():
@@ -326,8 +327,8 @@ def lanczos_steps(op: LinearOperator, start: Array, steps: int) -> Iterator[Basi
         previous, q = q, columns.normalized(w, beta)
 
 
-def _require_hermitian(asymmetry: Host, size: Host, n: int, unit: float) -> None:
-    if np.any(asymmetry > _rounding(n, unit) * size):
+def _require_hermitian(op: LinearOperator, asymmetry: Host, tolerance: Host) -> None:
+    if np.any(asymmetry > tolerance) and not is_surely_hermitian(op):
         msg = (
             "the operator is not Hermitian: <x, A y> and <A x, y> differ by "
             f"{np.max(asymmetry):.3g} for unit vectors. "

@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 
 from specdens.arrays.libraries import Array
+from specdens.operators.hermitian import is_known_hermitian
 from specdens.operators.linear_operator import LinearOperator
 from specdens.problem.bounds import known_bounds
-from specdens.problem.prepare import is_known_hermitian
 from specdens.structured.parts import common_home, operators_together
 
 __all__ = ["BlockDiagonal"]

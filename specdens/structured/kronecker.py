@@ -6,9 +6,9 @@ import math
 from typing import Any
 
 from specdens.arrays.libraries import Array
+from specdens.operators.hermitian import is_known_hermitian
 from specdens.operators.linear_operator import LinearOperator
 from specdens.problem.bounds import known_bounds
-from specdens.problem.prepare import is_known_hermitian
 from specdens.structured.parts import common_home, operators_together
 
 __all__ = ["Kronecker"]

@@ -7,9 +7,10 @@ from typing import Any
 import numpy as np
 
 from specdens.arrays.libraries import Array, is_array, to_host
+from specdens.operators.hermitian import is_known_hermitian
 from specdens.operators.linear_operator import LinearOperator
 from specdens.problem.bounds import known_bounds
-from specdens.problem.prepare import finite_operator, is_known_hermitian
+from specdens.problem.prepare import finite_operator
 from specdens.structured.parts import common_home
 
 __all__ = ["Permuted"]

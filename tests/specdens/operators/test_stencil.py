@@ -16,8 +16,8 @@ from specdens.arrays.libraries import to_host
 from specdens.operators import sliced as slices
 from specdens.operators import sparse
 from specdens.operators.diagonals import diagonals_of_dia
+from specdens.operators.hermitian import is_known_hermitian
 from specdens.problem.bounds import known_bounds
-from specdens.problem.prepare import is_known_hermitian
 from specdens.recurrences.chebyshev_moments import chebyshev_moments
 from specdens.testing import laplacian, laplacian_eigenvalues
 

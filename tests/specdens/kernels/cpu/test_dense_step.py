@@ -11,7 +11,7 @@ from specdens.arrays.probes import make_probes
 from specdens.estimation.sampling import block_ranges
 from specdens.operators import dense
 from specdens.operators.algebra import Counting, Scaled, Shifted
-from specdens.problem.prepare import tolerance
+from specdens.operators.hermitian import asymmetry_tolerance
 from specdens.recurrences.chebyshev_moments import chebyshev_moments
 from specdens.recurrences.lanczos import tridiagonalize
 from specdens.testing import with_spectrum
@@ -167,7 +167,7 @@ def matrix_of(kind, dtype):
 def test_an_operator_knows_the_same(for_small_ones, monkeypatch, dtype, kind):
     a = matrix_of(kind, dtype)
     compiled, bare = aslinearoperator(a), aslinearoperator(a)
-    limit = tolerance(UNIT[dtype], len(a))
+    limit = asymmetry_tolerance(UNIT[dtype], len(a))
 
     def facts(op):
         return op.largest, op.asymmetry(), op.equals_adjoint(limit), op.frobenius_norm(), (
