@@ -20,8 +20,11 @@ from specdens.recurrences.quadrature import noise_of
 
 __all__ = ["Inertia", "combined", "count_signs", "dense_inertia", "sparse_inertia"]
 
-PIVOT_MOVED = 1e-6
+PIVOTS_MOVED = (1e-6, 3e-8)
 """What is added to the diagonal of the balanced matrix where 0 would be a pivot."""
+
+GAPS = (1e-7, 1e-8)
+"""Half widths of an interval around 0 that holds no eigenvalue if both its ends count as many."""
 
 CERTAIN = 0.01
 """Far below 1, from where on rounding may move an eigenvalue through 0: it is only estimated. Of
@@ -124,11 +127,17 @@ def sparse_inertia(a: Any) -> Inertia | None:
         return None
     a, _ = scaled
     # A pivot that is 0 would be replaced by one off the diagonal, at the price of much fill.
-    moves = (0.0, PIVOT_MOVED) if np.all(a.diagonal() != 0) else (PIVOT_MOVED,)
+    moves = (0.0, *PIVOTS_MOVED) if np.all(a.diagonal() != 0) else PIVOTS_MOVED
     for moved in moves:
         pivots = _certain_pivots(a, moved)
         if pivots is not None:
             return count_signs(pivots, 0.0, noise=0.0)
+    for gap in GAPS:
+        below, above = (_certain_pivots(combined(a, None, x), 0.0) for x in (gap, -gap))
+        if below is None or above is None:
+            continue
+        if np.sum(below < 0) == np.sum(above < 0):
+            return count_signs(below, 0.0, noise=0.0)
     return None
 
 

@@ -43,8 +43,8 @@ __all__ = ["count_by_rules", "eigencount", "spectral_bounds"]
 
 Host: TypeAlias = np.ndarray[Any, Any]
 
-EDGE = 1e-10
-"""Share of the norm of a sparse matrix within which an eigenvalue counts as lying on an end."""
+EDGES = (1e-10, 1e-7)
+"""Shares of the norm of a sparse matrix within which an eigenvalue counts as lying on an end."""
 
 
 def spectral_bounds(
@@ -123,7 +123,8 @@ def eigencount(
         Anything that `aslinearoperator` takes.
     low, high : float
         The closed interval; an end may be infinite. Eigenvalues on an end count, also if rounding
-        puts them just outside (of a large sparse matrix, within 1e-10 of its norm).
+        puts them just outside (of a large sparse matrix, within 1e-10 of its
+        norm, or 1e-7 where eigenvalues lie on the end itself).
     B : array or sparse matrix, shape (n, n), optional
         Hermitian and positive definite: then the eigenvalues are those of ``A x = lambda B x``.
         It is factored.
@@ -261,17 +262,26 @@ def _by_inertia(problem: Problem, low: float, high: float, method: str) -> Estim
     if method == "auto" and not lu_fits(combined(matrix, other, 1.0), hermitian=True):
         return None
     sizes = [abs(x) for x in (problem.known if b is None else (low, high)) if np.isfinite(x)]
-    reach = EDGE * max(sizes, default=0.0)
+    norm = max(sizes, default=0.0)
+
+    def below(edge: float, side: int) -> int | None:
+        """Count the eigenvalues below an end, moved out as little as a factorisation needs."""
+        if np.isinf(edge):
+            return n if edge > 0 else 0
+        for reach in EDGES:
+            shift = problem.real_shift - edge - side * reach * norm
+            signs = sparse_inertia(combined(matrix, other, shift))
+            if signs is not None:
+                return signs.negative
+        return None
+
     counts = []
-    for x in (low - reach, high + reach):
-        if np.isinf(x):
-            counts.append(n if x > 0 else 0)
-            continue
-        found = sparse_inertia(combined(matrix, other, problem.real_shift - x))
-        if found is None:
-            _require_small(n, x, method)
+    for edge, side in ((low, -1), (high, 1)):
+        count = below(edge, side)
+        if count is None:
+            _require_small(n, edge, method)
             return None
-        counts.append(found.negative)
+        counts.append(count)
     return Estimate(value=float(counts[1] - counts[0]), matvecs=problem.matvecs)
 
 
@@ -310,7 +320,7 @@ def count_by_rules(
         slack = (10 + len(rule.nodes)) * unit * float(np.abs(rule.nodes).max())
         (above, wide_above), (below, wide_below) = (
             _distribution(rule, residuals(factor), edge, exact=factor.residual == 0)
-            for edge in (high + slack, low - slack)
+            for edge in np.nextafter([high + slack, low - slack], [np.inf, -np.inf])
         )
         values.append(above - below)
         biases.append(wide_above + wide_below)
@@ -353,6 +363,9 @@ def _by_kernel(
     unit = op.unit
     slack = 4 * NARROWEST * unit * max(abs(interval.low), abs(interval.high))
     low, high = low - slack, high + slack
+    if interval.low == interval.high:  # the spectrum is a point
+        inside = np.full(vectors.count, float(low <= interval.low <= high))
+        return Truncated(inside, 0.0, rigorous=False, spread=0.0)
     interval = widened(interval, 0.01)
     table = moments_by_chebyshev(op, vectors, moments, interval).table
     factors = damping("jackson", moments)

@@ -175,9 +175,12 @@ def test_counts_of_blocks_and_at_an_eigenvalue():
     assert eigencount(twice, 0, 1.5) == expected
     smallest = spectrum.min()
     assert eigencount(matrix, 0, smallest, method="exact") == 1
-    square = laplacian(100, 100)
+    square = laplacian(100, 100)  # an eigenvalue of multiplicity 100
+    assert eigencount(square, 0, 4.0, method="exact") == 5050
+    noise = np.random.default_rng(0).uniform(-3e-5, 3e-5, 100**2)
+    square = square + sp.diags_array(noise)  # a cluster about the end
     with pytest.raises(ValueError, match="certifies no count"):
-        eigencount(square, 0, 4.0, method="exact")  # an eigenvalue of multiplicity 100
+        eigencount(square, 0, 4.0, method="exact")
     with pytest.warns(AccuracyWarning):
         found, info = eigencount(square, 0, 4.0, rng=0, moments=64, return_info=True)
     assert info.method == "lanczos"
@@ -187,3 +190,15 @@ def test_counts_of_blocks_and_at_an_eigenvalue():
 def test_inertia_is_named():
     found = inertia(np.diag([1.0, -1.0, 2.0]))
     assert (found.positive, found.negative, found.zero) == (2, 1, 0)
+
+
+@pytest.mark.parametrize("m", [700, 833])
+def test_of_saddle_points(m):
+    """An eigenvalue of 2e-6 beside those of 1: the count and the inertia agree."""
+    n = 3 * m
+    band = [-np.ones(n - 1), 4 * np.ones(n), -np.ones(n - 1)]
+    h = 1e-6 * sp.diags_array(band, offsets=[-1, 0, 1])
+    j = sp.diags_array([np.ones(m), -2 * np.ones(m), np.ones(m)], offsets=[0, 1, 2], shape=(m, n))
+    kkt = sp.block_array([[h, j.T], [j, None]]).tocsc()
+    assert tuple(inertia(kkt)) == (n, m, 0)
+    assert float(eigencount(kkt, -np.inf, 0.0)) == m
