@@ -48,11 +48,13 @@ class Inertia(NamedTuple):
     zero: int
 
 
-def count_signs(spectrum: Array, shift: float, *, noise: float | None = None) -> Inertia:
+def count_signs(
+    spectrum: Array, shift: float, *, noise: float | None = None, unit: float = UNIT
+) -> Inertia:
     """Count the signs of all eigenvalues; those within the rounding of the largest are zero."""
     xp, n = namespace(spectrum), spectrum.shape[0]
     if noise is None:
-        noise = noise_of(n, UNIT, 0.0, float(xp.max(xp.abs(spectrum))))
+        noise = noise_of(n, unit, 0.0, float(xp.max(xp.abs(spectrum))))
     moved = spectrum + shift
     positive, negative = (
         int(xp.sum(xp.astype(side, xp.int64))) for side in (moved > noise, moved < -noise)
@@ -60,11 +62,13 @@ def count_signs(spectrum: Array, shift: float, *, noise: float | None = None) ->
     return Inertia(positive, negative, n - positive - negative)
 
 
-def dense_inertia(a: Array) -> Inertia:
-    """Return the inertia of a dense Hermitian matrix in double precision."""
+def dense_inertia(a: Array, unit: float = UNIT) -> Inertia:
+    """Return the inertia of a dense Hermitian matrix in double precision; `unit` is that of its entries."""
     n = a.shape[0]
     if n == 0:
         return Inertia(0, 0, 0)
+    if unit > UNIT:  # only the eigenvalues tell what the rounding of its entries may have moved
+        return count_signs(namespace(a).linalg.eigvalsh(a), 0.0, unit=unit)
     if slogdet(a, hermitian=True).definite:
         return Inertia(n, 0, 0)
     certain = _by_pivots(a) if is_numpy_array(a) else None

@@ -74,6 +74,11 @@ class LinearOperator(ABC):
         return float(self.xp.finfo(self.dtype).eps)
 
     @property
+    def stored_unit(self) -> float:
+        """The unit roundoff of the precision in which the matrix was given."""
+        return float(self.xp.finfo(self.result_dtype).eps)
+
+    @property
     def itemsize(self) -> int:
         """The bytes of one number of a block."""
         complex_ = self.xp.isdtype(self.dtype, "complex floating")

@@ -12,6 +12,7 @@ from specdens.exact.ldl_inertia import Inertia, combined, count_signs, dense_ine
 from specdens.operators.explicit import ExplicitOperator
 from specdens.operators.linear_operator import LinearOperator
 from specdens.problem.prepare import Problem, prepare, require_hermitian
+from specdens.recurrences.quadrature import noise_of
 from specdens.structured.diagonal_plus_low_rank import DiagonalPlusLowRank
 from specdens.structured.kronecker import Kronecker
 from specdens.structured.spectrum_union import eigenvalues, eigenvalues_are_cheap, union
@@ -86,18 +87,31 @@ def _inertia(problem: Problem) -> Inertia:
     if isinstance(op, Kronecker) and op.hermitian and not problem.shift:
         return _of_product([_inertia(prepare(factor, hermitian=True)) for factor in op.factors])
     if eigenvalues_are_cheap(op) and not spectrum_is_small(op):
-        return count_signs(eigenvalues(op)[0], problem.real_shift)
+        return count_signs(eigenvalues(op)[0], problem.real_shift, unit=op.stored_unit)
     matrix = sparse_on_host(op)
     if matrix is not None:
-        certain = sparse_inertia(combined(matrix, None, problem.real_shift))
+        certain = _of_sparse(problem, matrix)
         if certain is not None:
             return certain
     if not (eigenvalues_are_cheap(op) or problem.n <= COLUMNS_FORMED):
         raise ValueError(_uncertain(op))
     if isinstance(op, ExplicitOperator):
-        return dense_inertia(dense_of(op, problem.real_shift))
+        return dense_inertia(dense_of(op, problem.real_shift), op.stored_unit)
     spectrum, _ = eigenvalues(op)
-    return count_signs(spectrum, problem.real_shift)
+    return count_signs(spectrum, problem.real_shift, unit=op.stored_unit)
+
+
+def _of_sparse(problem: Problem, matrix: Any) -> Inertia | None:
+    """Return the inertia by factorisations; in single precision, 0 is as wide as its rounding."""
+    unit, shift = problem.op.stored_unit, problem.real_shift
+    if unit <= UNIT:
+        return sparse_inertia(combined(matrix, None, shift))
+    largest = max(abs(problem.known.low), abs(problem.known.high))
+    noise = noise_of(problem.n, unit, 0.0, largest)
+    below, above = (sparse_inertia(combined(matrix, None, shift + x)) for x in (noise, -noise))
+    if below is None or above is None:
+        return None
+    return Inertia(above.positive, below.negative, problem.n - above.positive - below.negative)
 
 
 def _uncertain(op: LinearOperator) -> str:

@@ -245,7 +245,9 @@ class SpectralRun:
         if self.n == 0:
             return Estimate(value=0.0)
         if self.eigenvalues is not None:
-            return replace(trace_of_eigenvalues(np, self.eigenvalues, f), matvecs=self.matvecs)
+            return replace(
+                trace_of_eigenvalues(np, self.eigenvalues, f, self.unit), matvecs=self.matvecs
+            )
         found = integrated(self.factors, f, self.known, unit=self.unit, traces=self._power_traces)
         return summed(
             found.truncated,

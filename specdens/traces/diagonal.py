@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from specdens.arrays.libraries import Array, column_dots, is_complex, namespace, to_host
-from specdens.exact.factorizations import UNIT, dense_of, spectrum_is_small
+from specdens.exact.factorizations import dense_of, spectrum_is_small
 from specdens.operators.algebra import Counting
 from specdens.operators.explicit import ExplicitOperator
 from specdens.operators.linear_operator import LinearOperator
@@ -259,7 +259,7 @@ def _by_eigenvectors(problem: Problem, f: ScalarFunction) -> DiagonalEstimate:
         return certain(real(xp.linalg.diagonal(a)))
     spectrum, vectors = xp.linalg.eigh(a)
     low, high = float(spectrum[0]), float(spectrum[-1])
-    require_domain(f, low, noise_of(n, UNIT, low, high))
+    require_domain(f, low, noise_of(n, problem.op.stored_unit, low, high))
     if f.domain != "real":
         spectrum = xp.where(spectrum > 0, spectrum, xp.zeros_like(spectrum))
     if f.own:

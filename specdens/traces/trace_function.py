@@ -211,8 +211,9 @@ def _of_stack(stack: Stack, f: ScalarFunction) -> list[Estimate]:
         return [_rounded(factored.logabsdet, factored.rounding) for factored in cholesky]
     spectra = to_host(namespace(a).linalg.eigvalsh(a))
     factors: list[Factored | None] = [*cholesky] if cholesky else [None] * len(spectra)
+    unit = float(namespace(a).finfo(stack.dtype).eps)
     return [
-        _of_factored(f, factored, np, spectrum)
+        _of_factored(f, factored, np, spectrum, unit)
         for factored, spectrum in zip(factors, spectra, strict=True)
     ]
 
@@ -245,47 +246,55 @@ def _exact(problem: Problem, f: ScalarFunction) -> Estimate:
     explicit = isinstance(op, ExplicitOperator)
     if eigenvalues_are_cheap(op) and not spectrum_is_small(op):
         spectrum, matvecs = eigenvalues(op)
-        estimate = trace_of_eigenvalues(op.xp, spectrum + problem.real_shift, f)
+        estimate = trace_of_eigenvalues(op.xp, spectrum + problem.real_shift, f, op.stored_unit)
     else:
         matvecs = 0 if explicit else problem.n
-        estimate = _of_dense(f, dense_of(op, problem.real_shift))
+        estimate = _of_dense(f, dense_of(op, problem.real_shift), op.stored_unit)
     return replace(estimate, matvecs=problem.matvecs + matvecs)
 
 
-def _of_dense(f: ScalarFunction, a: Array) -> Estimate:
+def _of_dense(f: ScalarFunction, a: Array, unit: float) -> Estimate:
     found = slogdet(a, hermitian=True) if f is LOG else None
     xp = namespace(a)
     spectrum = None if found is not None and found.definite else xp.linalg.eigvalsh(a)
-    return _of_factored(f, found, xp, spectrum)
+    return _of_factored(f, found, xp, spectrum, unit)
 
 
-def _of_factored(f: ScalarFunction, found: Factored | None, xp: Any, spectrum: Any) -> Estimate:
+def _of_factored(
+    f: ScalarFunction, found: Factored | None, xp: Any, spectrum: Any, unit: float
+) -> Estimate:
     """Return log det by Cholesky, for log of a definite matrix, else tr f by all eigenvalues."""
     if found is not None and found.definite:
         return _rounded(found.logabsdet, found.rounding)
-    estimate = trace_of_eigenvalues(xp, spectrum, f)
+    estimate = trace_of_eigenvalues(xp, spectrum, f, unit)
     if found is None or (estimate.value == -math.inf and not found.doubtful):
         return estimate
     return _rounded(-math.inf, 0.0, SINGULAR)
 
 
-def trace_of_eigenvalues(xp: Any, spectrum: Array, f: ScalarFunction) -> Estimate:
-    """Return the sum of f over all eigenvalues, in ascending order; log of noise is that of 0."""
+def trace_of_eigenvalues(xp: Any, spectrum: Array, f: ScalarFunction, unit: float) -> Estimate:
+    """Return the sum of f over all eigenvalues, in ascending order; log of noise is that of 0.
+
+    Eigenvalues below the domain of f are 0, if the rounding of the entries (`unit`) explains them.
+    """
     low, high = float(spectrum[0]), float(spectrum[-1])
     noise = noise_of(spectrum.shape[0], UNIT, low, high)
-    require_domain(f, low, noise)
-    if f.domain != "real":
-        spectrum = xp.where(spectrum > 0, spectrum, xp.zeros_like(spectrum))
+    require_domain(f, low, noise_of(spectrum.shape[0], unit, low, high))
     smallest = float(xp.min(xp.abs(spectrum)))
     flags = (SINGULAR,) if f.pole and 0 < smallest <= noise else ()
-    if f is LOG and smallest <= noise:
-        return _rounded(-math.inf, 0.0, *flags)
+    cut = 0.0
+    if f.domain != "real" and low < 0:
+        cut, spectrum = -low, xp.where(spectrum > 0, spectrum, xp.zeros_like(spectrum))
+    if f is LOG and (smallest <= noise or cut):
+        return _rounded(-math.inf, 0.0, *((SINGULAR,) if cut else flags))
     if f.own:
         total = f.on_host(to_host(spectrum)).sum()
         return _rounded(complex(total) if np.iscomplexobj(total) else float(total), 0.0)
     with np.errstate(divide="ignore", over="ignore", invalid="ignore"):
         values, moved = f.apply(xp, spectrum), f.apply(xp, spectrum + noise / 10)
         value, rounding = float(xp.sum(values)), float(xp.sum(xp.abs(moved - values)))
+        if cut > noise:
+            rounding += spectrum.shape[0] * float(np.abs(f.on_host(np.array([cut]))[0]))
     if not math.isfinite(value) and smallest > 0:
         flags = (*flags, OVERFLOW)
     return _rounded(value, rounding if math.isfinite(rounding) else 0.0, *flags)

@@ -202,3 +202,13 @@ def test_of_saddle_points(m):
     kkt = sp.block_array([[h, j.T], [j, None]]).tocsc()
     assert tuple(inertia(kkt)) == (n, m, 0)
     assert float(eigencount(kkt, -np.inf, 0.0)) == m
+
+
+@pytest.mark.parametrize(
+    ("form", "n"), [(np.asarray, 60), (sp.csr_array, 60), (torch.tensor, 60), (sp.csr_array, 2500)]
+)
+def test_of_rank_five_in_single_precision(form, n):
+    x = np.zeros((n, 5), np.float32)
+    rng = np.random.default_rng(0)
+    x[:200] = rng.standard_normal((min(n, 200), 5))
+    assert tuple(inertia(form(x @ x.T))) == (5, 0, n - 5)

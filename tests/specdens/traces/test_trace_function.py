@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import scipy.sparse as sp
 
+import specdens
 from specdens import AccuracyWarning, Gram, aslinearoperator, trace, trace_function
 from specdens.arrays.libraries import to_host
 from specdens.testing import laplacian, rotated, with_spectrum
@@ -255,3 +256,23 @@ def test_functions_that_work_in_place_or_in_a_buffer():
         assert float(trace_function(A, f)) == pytest.approx(exact, rel=1e-12)
         lanczos = trace_function(A, f, method="lanczos", probes=144, moments=100)
         assert float(lanczos) == pytest.approx(exact, rel=1e-8)
+
+
+@pytest.mark.filterwarnings("ignore::specdens.AccuracyWarning")  # sqrt of noise is large
+@pytest.mark.parametrize("n", [40, 200])
+def test_semidefinite_matrices_in_single_precision(backend, n):
+    """Rounding of the entries puts eigenvalues below 0, where these functions are not defined."""
+    x = np.random.default_rng(0).standard_normal((n, 5)).astype(np.float32)
+    squares = np.linalg.svd(x.astype(float), compute_uv=False) ** 2
+    a = backend(x @ x.T, "float32")
+    for f, truth in {"sqrt": np.sqrt(squares), "xlogx": squares * np.log(squares)}.items():
+        value, info = trace_function(a, f, return_info=True)
+        assert abs(float(value) - truth.sum()) <= info.bias_bound + 1e-5 * truth.sum()
+    assert float(specdens.nuclear_norm(a)) == pytest.approx(squares.sum(), rel=1e-4)
+    assert float(specdens.effective_rank(a)) == pytest.approx(
+        float(specdens.effective_rank(x.astype(float) @ x.astype(float).T)), rel=1e-3
+    )
+    stack = trace_function(backend(np.stack([x @ x.T] * 2), "float32"), "sqrt")
+    assert np.allclose(to_host(stack), np.sqrt(squares).sum(), rtol=2e-2)
+    with pytest.warns(AccuracyWarning, match="singular"):
+        assert trace_function(a, "log") == -np.inf
