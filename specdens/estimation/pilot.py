@@ -342,6 +342,8 @@ def probes_wanted(goal: Goal, estimate: Estimate, have: int, affordable: int) ->
             return 0
     elif low <= high:
         return 0
+    if goal.steps is not None and estimate.bias_bound >= tolerance:
+        return 0  # more probes do not reduce what so few steps leave
     room = max(high, 0.5 * tolerance)
     needed = math.ceil(have * min(low / room, 1e6) ** 2)
     return min(affordable, max(1, min(needed - have, 2 * have)))

@@ -294,3 +294,11 @@ def test_a_pilot_says_how_long_its_longest_run_was():
     info = quietly(logdet, known(np.geomspace(1e-3, 1, 3000)), max_matvecs=400, rng=0)
     assert info.samples * info.steps > 400  # not all runs are as long
     assert 20 < info.steps < 100
+
+
+def test_probes_are_not_added_where_bias_alone_exceeds_the_tolerance():
+    a = laplacian(8, 8) + 2 * np.eye(64)
+    options = {"method": "lanczos", "moments": 4, "rtol": 1e-3, "rng": 0}
+    info = quietly(trace_function, a, "log", **options)
+    assert not info.converged
+    assert info.samples <= 20
