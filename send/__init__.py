@@ -42,7 +42,7 @@ _HOME = {
     "evaluate": "evaluation.evaluate",
     "Evaluation": "evaluation.evaluate",
     "EvaluationCallback": "evaluation.callback",
-    "train": "training.trainer",
+    "train": "training.train",
     "SendConfig": "training.config",
     "SendTrainer": "training.trainer",
     "SendResult": "training.result",

@@ -370,7 +370,7 @@ def _train(arguments: list[str]) -> None:
 
     from send.data.loading import load_texts
     from send.training.config import SendConfig
-    from send.training.trainer import train
+    from send.training.train import train
 
     options, config = _parsed("train", [TrainOptions, SendConfig], arguments)
     load = partial(load_texts, subset=options.subset, column=options.column)

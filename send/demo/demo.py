@@ -391,7 +391,7 @@ def text(
     """
     from send.data.loading import load_texts
     from send.demo.experiment import pretrain
-    from send.training.trainer import train
+    from send.training.train import train
     from send.world import small_model
     from send.world.tokens import subword_tokenizer
 

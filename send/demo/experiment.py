@@ -23,7 +23,7 @@ from send.models.answers import greedy_answers, sample_answers
 from send.scores.eigenscore import eigenscore
 from send.training.config import SendConfig
 from send.training.result import SendResult
-from send.training.trainer import train
+from send.training.train import train
 from send.world import Group, Question, World, hallucination_rate
 
 if TYPE_CHECKING:

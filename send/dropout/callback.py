@@ -26,11 +26,12 @@ from send.checkpoints.checkpoint import (
     read_state,
     saving,
 )
+from send.dropout.history import prefixed
 from send.dropout.mask import SensitivityMask
+from send.dropout.options import SensitivityDropoutOptions, keywords_of
 from send.dropout.schedule import AtCheckpoints
 from send.dropout.sensitivity import SensitivityTracker
-from send.dropout.sensitivity_dropout import SensitivityDropout, prefixed
-from send.models.hidden_states import PENULTIMATE
+from send.dropout.sensitivity_dropout import SensitivityDropout
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -45,20 +46,18 @@ class SendCallback(AtCheckpoints):
 
     Parameters
     ----------
-    tracking_dataset, drop_fraction, selection, window, hold, warmup, cooldown
-        As for `SensitivityDropout`. A cool-down needs the number of checkpoints, which is unknown
-        only for epochs of a stream.
+    tracking_dataset
+        As for `SensitivityDropout`.
     every : "epoch" or int
         What a checkpoint is; a number of optimizer steps suits trainings of few epochs.
-    layer, pooling, aggregate, rescale, score_prompts, num_samples, max_new_tokens
-        As for `SensitivityDropout`.
-    stop_loss, stop_score : float, optional
-        As for `SensitivityDropout`: the training stops when both have settled.
-    max_length, completion_only_loss, batch_size, seed
-        As for `SensitivityDropout`.
     resume_from : str or Path, optional
         The checkpoint folder that the training resumes from. Needed only if it is neither in
         ``args.output_dir`` nor in ``args.resume_from_checkpoint``: `Trainer` does not tell.
+
+    **options
+        As for `SensitivityDropout`. A cool-down needs the number of checkpoints, which is unknown
+        only for epochs of a stream; with `stop_loss` and `stop_score` the training stops when both
+        have settled.
 
     Attributes
     ----------
@@ -98,54 +97,16 @@ class SendCallback(AtCheckpoints):
     100
     """
 
+    @keywords_of(SensitivityDropoutOptions)
     def __init__(
         self,
         tracking_dataset: Dataset | Sequence[Any] | str | Path,
         *,
-        drop_fraction: float = 0.2,
-        selection: str = "sensitive",
-        window: int = 3,
-        hold: int = 3,
-        warmup: int = 0,
-        cooldown: int = 0,
         every: str | int = "epoch",
-        layer: int = PENULTIMATE,
-        pooling: str = "mean+last",
-        aggregate: str = "per-input",
-        rescale: bool = False,
-        score_prompts: int = 16,
-        num_samples: int = 10,
-        max_new_tokens: int = 32,
-        stop_loss: float | None = None,
-        stop_score: float | None = None,
-        max_length: int | None = 1024,
-        completion_only_loss: bool = True,
-        batch_size: int = 16,
-        seed: int = 0,
         resume_from: str | Path | None = None,
+        **options: Any,
     ) -> None:
-        self.dropout = SensitivityDropout(
-            tracking_dataset,
-            drop_fraction=drop_fraction,
-            selection=selection,
-            window=window,
-            hold=hold,
-            warmup=warmup,
-            cooldown=cooldown,
-            layer=layer,
-            pooling=pooling,
-            aggregate=aggregate,
-            rescale=rescale,
-            score_prompts=score_prompts,
-            num_samples=num_samples,
-            max_new_tokens=max_new_tokens,
-            stop_loss=stop_loss,
-            stop_score=stop_score,
-            max_length=max_length,
-            completion_only_loss=completion_only_loss,
-            batch_size=batch_size,
-            seed=seed,
-        )
+        self.dropout = SensitivityDropout(tracking_dataset, **options)
         super().__init__(every)
         self.resume_from = resume_from
         self._rotation: Rotation | None = None

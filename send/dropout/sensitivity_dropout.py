@@ -6,39 +6,46 @@ hooks, so nothing of this is in its weights or its configuration.
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from accelerate.utils import is_compiled_module
-from torch import distributed, nn
+from torch import nn
 from transformers import PreTrainedTokenizerBase
 
 from send.checkpoints.checkpoint import Row, SendState, read_state, write_state
 from send.data.loading import as_dataset
+from send.dropout.history import OF_A_CHOICE, agreed, prefixed, spread
 from send.dropout.mask import SensitivityMask
-from send.dropout.selection import check_selection, selected
-from send.dropout.sensitivity import SensitivityTracker, check_count, check_fraction
+from send.dropout.options import SensitivityDropoutOptions, keywords_of
+from send.dropout.selection import selected
+from send.dropout.sensitivity import SensitivityTracker
 from send.dropout.tracking import TrackingSet, Watched, read_rows, with_fitting_prompts
-from send.models.answers import check_generation
-from send.models.embeddings import check_pooling
-from send.models.hidden_states import PENULTIMATE, block_at, hidden_size
+from send.models.hidden_states import block_at, hidden_size
+from send.models.wrapped import check_head, uncompiled, unwrapped
 
 if TYPE_CHECKING:
     from datasets import Dataset
 
-__all__ = ["SensitivityDropout", "agreed", "prefixed"]
+__all__ = ["SensitivityDropout"]
 
-logger = logging.getLogger(__name__)
-
-OF_A_CHOICE = ("sensitivity", "masked_share", "magnitude_ratio", "loss_jump", "loss_jump_stderr")
-"""What the history says only where a mask was chosen."""
-
-LOGGED = ("tracking_loss", "eigenscore", "eigenscore_stderr", *OF_A_CHOICE[1:])
+DECISIVE = (
+    "drop_fraction",
+    "selection",
+    "window",
+    "hold",
+    "warmup",
+    "cooldown",
+    "aggregate",
+    "rescale",
+    "score_prompts",
+    "num_samples",
+    "max_new_tokens",
+    "seed",
+)
+"""Options that must not change when a training goes on; those of reading are in the tracking."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -66,44 +73,11 @@ class SensitivityDropout:
     ----------
     tracking_dataset : datasets.Dataset, list of dict, list of str, str or Path
         Rows as `tracking.read_rows` takes them, or texts, or a file: see `send.load_texts`.
-    drop_fraction : float
-        Share of the embedding indices to drop. 0 is plain training with the same record.
-    selection : {"sensitive", "random", "magnitude-matched", "none"}
-        Which indices: the most sensitive ones; or, as controls, as many at random, others as large
-        as the most sensitive ones (mean absolute value over the tracking set), or none, which is
-        plain training with the same record.
-    window : int
-        C, the number of checkpoints over which sensitivity is measured.
-    hold : int
-        T, the number of checkpoints for which a choice stays.
-    warmup : int
-        The first checkpoint, counted from 0, at which a mask may be chosen; there is none before
-        checkpoint ``window - 1`` anyway.
-    cooldown : int
-        The last so many intervals between checkpoints have no mask; the last one may be cut short.
-        Needs the number of checkpoints to be known. 0 is the published method.
-    layer, pooling
-        Of the embeddings, as for `send.sentence_embedding`; the mask is on the same layer.
-    aggregate : {"per-input", "mean-first"}
-        As for `send.dropout.sensitivity.variability`.
-    rescale : bool
-        As for `SensitivityMask`.
-    score_prompts, num_samples, max_new_tokens : int
-        At each checkpoint the EigenScore of `num_samples` sampled answers is averaged over
-        `score_prompts` prompts, taken at random from the tracking set; 0 prompts: no score.
-    stop_loss, stop_score : float, optional
-        Training has `converged` when, over the last `window` checkpoints, the tracking loss stays
-        within `stop_loss` and the mean EigenScore (to which EES converges) within `stop_score`.
-        Both or neither; off unless given, since a falling score does not mean less hallucination.
-    max_length : int, optional
-        Tokens of a tracking row beyond it are cut off.
-    completion_only_loss : bool
-        Whether the tracking loss of a prompt and its completion is that of the completion.
-    batch_size : int
-        Tracking rows at once.
-    seed : int
-        Of the prompts, of the answers and of random selections. Every checkpoint draws the same
-        prompts and answers, to be comparable, and the random state of the training is not touched.
+    **options
+        As the attributes of `DropoutOptions` (drop_fraction, selection, window, hold, warmup,
+        cooldown, layer, pooling, aggregate, rescale, score_prompts, num_samples, max_new_tokens,
+        stop_loss, stop_score) and of `SensitivityDropoutOptions` (max_length,
+        completion_only_loss, batch_size, seed).
 
     Attributes
     ----------
@@ -115,6 +89,7 @@ class SensitivityDropout:
         absolute value of the dropped indices over that of the most sensitive ones), and
         ``loss_jump``, by how much the mask changes the tracking loss, with its standard error
         ``loss_jump_stderr``. What does not apply is None.
+    options : SensitivityDropoutOptions
     tracker : SensitivityTracker
         The embeddings of the last checkpoints.
     mask : SensitivityMask or None
@@ -155,73 +130,15 @@ class SensitivityDropout:
     [0, 0, 2, 2, 2]
     """
 
+    @keywords_of(SensitivityDropoutOptions)
     def __init__(
-        self,
-        tracking_dataset: Dataset | Sequence[Any] | str | Path,
-        *,
-        drop_fraction: float = 0.2,
-        selection: str = "sensitive",
-        window: int = 3,
-        hold: int = 3,
-        warmup: int = 0,
-        cooldown: int = 0,
-        layer: int = PENULTIMATE,
-        pooling: str = "mean+last",
-        aggregate: str = "per-input",
-        rescale: bool = False,
-        score_prompts: int = 16,
-        num_samples: int = 10,
-        max_new_tokens: int = 32,
-        stop_loss: float | None = None,
-        stop_score: float | None = None,
-        max_length: int | None = 1024,
-        completion_only_loss: bool = True,
-        batch_size: int = 16,
-        seed: int = 0,
+        self, tracking_dataset: Dataset | Sequence[Any] | str | Path, **options: Any
     ) -> None:
-        check_fraction(drop_fraction)
-        check_selection(selection, drop_fraction)
-        check_pooling(pooling)
-        check_generation(num_samples=num_samples, max_new_tokens=max_new_tokens, seed=seed)
-        self.tracker = SensitivityTracker(window, aggregate=aggregate)
+        self.options = SensitivityDropoutOptions(**options)
+        self.tracker = SensitivityTracker(self.options.window, aggregate=self.options.aggregate)
         self.tracking_dataset = as_dataset(tracking_dataset)
-        self.drop_fraction = drop_fraction
-        self.selection = selection
-        self.hold = hold
-        self.warmup = warmup
-        self.cooldown = cooldown
-        self.layer = layer
-        self.pooling = pooling
-        self.rescale = rescale
-        self.score_prompts = score_prompts
-        self.num_samples = num_samples
-        self.max_new_tokens = max_new_tokens
-        self.stop_loss = stop_loss
-        self.stop_score = stop_score
-        self.max_length = max_length
-        self.completion_only_loss = completion_only_loss
-        self.batch_size = batch_size
-        self.seed = seed
         self.history: list[Row] = []
         self._attached: _Attached | None = None
-        self._check()
-
-    def _check(self) -> None:
-        lowest = {"hold": 1, "warmup": 0, "cooldown": 0, "score_prompts": 0, "batch_size": 1}
-        if self.max_length is not None:
-            lowest["max_length"] = 2  # the first token is not predicted
-        for name, low in lowest.items():
-            check_count(name, getattr(self, name), low)
-        if (self.stop_loss is None) != (self.stop_score is None):
-            msg = "stop_loss and stop_score work together; pass both tolerances, or neither."
-            raise ValueError(msg)
-        for name, value in {"stop_loss": self.stop_loss, "stop_score": self.stop_score}.items():
-            if value is not None and not value >= 0:
-                msg = f"{name} is {value}; expected a tolerance of at least 0, or None."
-                raise ValueError(msg)
-        if self.stop_score is not None and self.score_prompts == 0:
-            msg = "stop_score needs a score, but score_prompts is 0; expected at least 1 prompt."
-            raise ValueError(msg)
 
     # A training ---------------------------------------------------------------------------------
 
@@ -253,13 +170,13 @@ class SensitivityDropout:
         self.detach()
         self.tracker.restore(())
         self.history = []
-        model = _unwrapped(model)
-        block_at(model, self.layer)
-        _check_head(model)
-        self._check_share(hidden_size(model))
-        self._check_length(checkpoints)
+        model = unwrapped(model)
+        block_at(model, self.options.layer)
+        check_head(model)
+        self.options.check_share(hidden_size(model))
+        self.options.check_length(checkpoints)
         tracking = self._read(model, tokenizer)
-        mask = SensitivityMask(model, self.layer, rescale=self.rescale)
+        mask = SensitivityMask(model, self.options.layer, rescale=self.options.rescale)
         self._attached = _Attached(model, tokenizer, tracking, mask, checkpoints)
 
     def checkpoint(
@@ -296,7 +213,7 @@ class SensitivityDropout:
             If the model's hidden states are not finite any more.
         """
         at = self._here()
-        with _uncompiled(at.model):
+        with uncompiled(at.model):
             watched = at.tracking.watch(at.model)
             self.tracker.update(watched.embeddings)
             score, error = at.tracking.score(at.model, at.tokenizer)
@@ -340,12 +257,16 @@ class SensitivityDropout:
     @property
     def converged(self) -> bool:
         """Whether loss and score have both settled: time to stop, if that was asked for."""
-        if self.stop_loss is None or self.stop_score is None or not self.tracker.ready:
+        if (
+            self.options.stop_loss is None
+            or self.options.stop_score is None
+            or not self.tracker.ready
+        ):
             return False
         last = self.history[-self.tracker.window :]
         return (
-            _spread(last, "tracking_loss") <= self.stop_loss
-            and _spread(last, "eigenscore") <= self.stop_score
+            spread(last, "tracking_loss") <= self.options.stop_loss
+            and spread(last, "eigenscore") <= self.options.stop_score
         )
 
     # What is remembered -------------------------------------------------------------------------
@@ -419,30 +340,27 @@ class SensitivityDropout:
         return self._attached
 
     def _read(self, model: Any, tokenizer: PreTrainedTokenizerBase | None) -> TrackingSet:
+        options = self.options
         positions = getattr(model.config, "max_position_embeddings", None)
-        lengths = [n for n in (self.max_length, positions) if n is not None]
+        lengths = [n for n in (options.max_length, positions) if n is not None]
         rows = read_rows(
             self.tracking_dataset,
             tokenizer,
             max_length=min(lengths, default=None),
-            completion_only_loss=self.completion_only_loss,
+            completion_only_loss=options.completion_only_loss,
         )
-        if self.score_prompts and tokenizer is not None:
-            rows = with_fitting_prompts(rows, model, tokenizer, self.max_new_tokens)
+        if options.score_prompts and tokenizer is not None:
+            rows = with_fitting_prompts(rows, model, tokenizer, options.max_new_tokens)
         return TrackingSet(
             rows=rows,
-            layer=self.layer,
-            pooling=self.pooling,
-            batch_size=self.batch_size,
-            score_prompts=self.score_prompts,
-            num_samples=self.num_samples,
-            max_new_tokens=self.max_new_tokens,
-            seed=self.seed,
+            layer=options.layer,
+            pooling=options.pooling,
+            batch_size=options.batch_size,
+            score_prompts=options.score_prompts,
+            num_samples=options.num_samples,
+            max_new_tokens=options.max_new_tokens,
+            seed=options.seed,
         )
-
-    @property
-    def _plain(self) -> bool:
-        return self.selection == "none" or self.drop_fraction == 0
 
     def _select(self, at: _Attached, watched: Watched) -> Row:
         """Choose the mask anew if it is time to; return what the history says about it."""
@@ -454,21 +372,21 @@ class SensitivityDropout:
         return {"masked": list(at.mask.indices), **row}
 
     def _cooling(self, at: _Attached) -> bool:
-        if at.checkpoints is None or not self.cooldown:
+        if at.checkpoints is None or not self.options.cooldown:
             return False
-        return len(self.history) >= at.checkpoints - self.cooldown
+        return len(self.history) >= at.checkpoints - self.options.cooldown
 
     def _due(self) -> bool:
         number = len(self.history)
-        since = max(number + 1 - self.hold, 0)
+        since = max(number + 1 - self.options.hold, 0)
         held = any(row["sensitivity"] is not None for row in self.history[since:])
-        return self.tracker.ready and number >= self.warmup and not held
+        return self.tracker.ready and number >= self.options.warmup and not held
 
     def _choice(self, at: _Attached, watched: Watched) -> Row:
         v, size = self.tracker.variability(), watched.magnitudes
-        how: dict[str, Any] = {"magnitudes": size, "seed": [self.seed, len(self.history)]}
-        sensitive = selected(v, self.drop_fraction, selection="sensitive", **how)
-        chosen = selected(v, self.drop_fraction, selection=self.selection, **how)
+        how: dict[str, Any] = {"magnitudes": size, "seed": [self.options.seed, len(self.history)]}
+        sensitive = selected(v, self.options.drop_fraction, selection="sensitive", **how)
+        chosen = selected(v, self.options.drop_fraction, selection=self.options.selection, **how)
         at.mask.set(chosen)
         row: Row = {"sensitivity": v.tolist()}
         if at.mask.active:
@@ -483,123 +401,9 @@ class SensitivityDropout:
         """Return what must be the same for a training to go on as if it had not been stopped."""
         return {
             **self._here().tracking.identity,
-            "drop_fraction": self.drop_fraction,
-            "selection": self.selection,
-            "window": self.tracker.window,
-            "hold": self.hold,
-            "warmup": self.warmup,
-            "cooldown": self.cooldown,
-            "aggregate": self.tracker.aggregate,
-            "rescale": self.rescale,
-            "score_prompts": self.score_prompts,
-            "num_samples": self.num_samples,
-            "max_new_tokens": self.max_new_tokens,
-            "seed": self.seed,
+            **{name: getattr(self.options, name) for name in DECISIVE},
         }
-
-    def _check_share(self, size: int) -> None:
-        """Refuse, before the first step, a share of the indices that is none or all of them."""
-        dropped = round(self.drop_fraction * size)
-        if not self._plain and not 0 < dropped < size:
-            what = "none" if dropped == 0 else "all"
-            msg = (
-                f"drop_fraction is {self.drop_fraction}, which of the {size} embedding indices of "
-                f"this model drops {what}; expected 0 for plain training, or from "
-                f"{1 / size:.2g} to {1 - 1 / size:.4g}."
-            )
-            raise ValueError(msg)
-
-    def _check_length(self, checkpoints: int | None) -> None:
-        """Refuse a cool-down without an end; warn of a training in which nothing is dropped."""
-        if checkpoints is None:
-            if self.cooldown:
-                msg = (
-                    f"cooldown is {self.cooldown}, but it is not known how many checkpoints there "
-                    "will be; pass attach(..., checkpoints=<their number>), or to a trainer "
-                    "every=<steps> with max_steps, or cooldown=0."
-                )
-                raise ValueError(msg)
-            return
-        # The mask chosen at the last checkpoint would come after the last step.
-        first = max(self.tracker.window - 1, self.warmup)
-        if not self._plain and checkpoints - self.cooldown <= first:
-            logger.warning(
-                "nothing will be dropped: a mask needs window = %d checkpoints, the start being "
-                "one, and training after them (warmup = %d, cooldown = %d), but this training ends "
-                "%d checkpoints after its start. Train longer, or pass a smaller every=<steps>.",
-                self.tracker.window,
-                self.warmup,
-                self.cooldown,
-                checkpoints,
-            )
-
-
-def prefixed(row: Row) -> Row:
-    """Return what is logged of a row of the history: numbers, their names beginning with ``send/``.
-
-    ``send/masked`` is the number of dropped indices and ``send/sensitivity_mean`` the mean over all
-    indices. What is None is left out.
-    """
-    logs = {f"send/{name}": row[name] for name in LOGGED if row[name] is not None}
-    if row["sensitivity"] is not None:
-        logs["send/sensitivity_mean"] = sum(row["sensitivity"]) / len(row["sensitivity"])
-    return {"send/checkpoint": row["checkpoint"], **logs, "send/masked": len(row["masked"])}
-
-
-def _unwrapped(model: nn.Module) -> nn.Module:
-    """Return the model that is replicated or compiled, its blocks being those that train.
-
-    One that is sharded stays in its wrapper, without which it does not compute.
-    """
-    while True:
-        inner: Any = None
-        if isinstance(model, (nn.parallel.DistributedDataParallel, nn.DataParallel)):
-            inner = model.module
-        elif is_compiled_module(model):
-            inner = model._orig_mod
-        if inner is None:
-            return model
-        model = inner
-
-
-def _check_head(model: nn.Module) -> None:
-    can_generate: Any = getattr(model, "can_generate", None)
-    if can_generate is not None and not can_generate():
-        msg = (
-            f"{type(model).__name__} has no head that predicts tokens; expected a causal language "
-            "model, as AutoModelForCausalLM loads it."
-        )
-        raise ValueError(msg)
 
 
 def _number(value: float | torch.Tensor | None) -> float | None:
     return value.item() if isinstance(value, torch.Tensor) else value
-
-
-def _spread(rows: Sequence[Row], name: str) -> float:
-    values = [float(row[name]) for row in rows]
-    return max(values) - min(values)
-
-
-def _uncompiled(model: nn.Module) -> AbstractContextManager[Any]:
-    """Return a context in which compiled parts of a model run as they are written.
-
-    Measurements come in other shapes than training, and each would be compiled for itself.
-    """
-    compiled = any(
-        module._compiled_call_impl is not None or hasattr(module, "_orig_mod")
-        for module in model.modules()
-    )
-    return torch.compiler.set_stance("force_eager") if compiled else nullcontext()
-
-
-def agreed(row: Row) -> Row:
-    """Return the row of the first process, which may differ from that of another in last bits.
-
-    Every process has to call this. What is decided by a row is then decided alike.
-    """
-    if not (distributed.is_available() and distributed.is_initialized()):
-        return row
-    rows = [row]
-    distributed.broadcast_object_list(rows, src=0)
-    return rows[0]

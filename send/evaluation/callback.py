@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,19 +12,20 @@ from transformers import TrainingArguments
 from transformers.trainer_callback import TrainerControl, TrainerState
 
 from send.checkpoints.checkpoint import Row
+from send.dropout.history import agreed
+from send.dropout.options import keywords_of
 from send.dropout.schedule import AtCheckpoints
-from send.dropout.sensitivity_dropout import agreed
-from send.evaluation.evaluate import METRICS, Evaluation, check_counts, evaluate
-from send.evaluation.intervals import check_level
+from send.evaluation.evaluate import METRICS, Evaluation, evaluate
+from send.evaluation.options import EvaluationOptions
 from send.evaluation.rows import draw, read_questions
-from send.models.answers import check_generation
-from send.models.embeddings import check_pooling
-from send.models.hidden_states import PENULTIMATE
 
 if TYPE_CHECKING:
     from datasets import Dataset
 
 __all__ = ["COLUMNS", "EvaluationCallback"]
+
+MAX_PROMPTS = 64
+"""Evaluated at a checkpoint unless told otherwise."""
 
 ENDS = ("", "_low", "_high")
 COLUMNS = tuple(f"eval_{name}{end}" for name in METRICS for end in ENDS)
@@ -42,8 +44,9 @@ class EvaluationCallback(AtCheckpoints):
         As for `send.evaluate`; not trained on.
     every : "epoch" or int
         What a checkpoint is, as for `SendCallback`.
-    num_samples, max_new_tokens, layer, pooling, max_prompts, batch_size, level, seed
-        As for `send.evaluate`. Every checkpoint has the same prompts and draws alike.
+    **options
+        As for `send.evaluate`, but for `max_prompts`, which is 64 unless given. Every checkpoint
+        has the same prompts and draws alike.
 
     Attributes
     ----------
@@ -76,33 +79,17 @@ class EvaluationCallback(AtCheckpoints):
     100
     """
 
+    @keywords_of(EvaluationOptions, max_prompts=MAX_PROMPTS)
     def __init__(
         self,
         data: Dataset | Sequence[Any] | str | Path,
         *,
         every: str | int = "epoch",
-        num_samples: int = 10,
-        max_new_tokens: int = 64,
-        layer: int = PENULTIMATE,
-        pooling: str = "mean+last",
-        max_prompts: int | None = 64,
-        batch_size: int | None = None,
-        level: float = 0.95,
-        seed: int = 0,
+        **options: Any,
     ) -> None:
         super().__init__(every)
-        check_generation(num_samples=num_samples, max_new_tokens=max_new_tokens, seed=seed)
-        check_pooling(pooling)
-        check_level(level)
-        check_counts(max_prompts=max_prompts, batch_size=batch_size)
-        self.rows = draw(read_questions(data), max_prompts, seed)
-        self.num_samples = num_samples
-        self.max_new_tokens = max_new_tokens
-        self.layer = layer
-        self.pooling = pooling
-        self.batch_size = batch_size
-        self.level = level
-        self.seed = seed
+        self.options = EvaluationOptions(**{"max_prompts": MAX_PROMPTS, **options})
+        self.rows = draw(read_questions(data), self.options.max_prompts, self.options.seed)
         self.history: list[Row] = []
         self.latest: Evaluation | None = None
 
@@ -151,13 +138,7 @@ class EvaluationCallback(AtCheckpoints):
             event["model"],
             self.rows,
             processing_class=event["processing_class"],
-            num_samples=self.num_samples,
-            max_new_tokens=self.max_new_tokens,
-            layer=self.layer,
-            pooling=self.pooling,
-            batch_size=self.batch_size,
-            level=self.level,
-            seed=self.seed,
+            **vars(replace(self.options, max_prompts=None)),  # they are drawn
         )
         place = {"epoch": float(state.epoch), "step": state.global_step}
         row: Row = {**place, **dict.fromkeys(COLUMNS)}

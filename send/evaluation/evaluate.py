@@ -22,20 +22,20 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from send.detection.score_table import Numbers, ScoreTable
 from send.detection.scorer import HallucinationScorer
+from send.dropout.options import keywords_of
 from send.dropout.tracking import IGNORED, TrackingRow, padded
-from send.evaluation.intervals import Metric, check_level, mean_over_prompts
+from send.evaluation.intervals import Metric, mean_over_prompts
+from send.evaluation.options import EvaluationOptions
 from send.evaluation.rouge import rouge_l
 from send.evaluation.rows import EvaluationRow, draw, read_questions, with_reference, with_room
-from send.models.answers import check_generation
 from send.models.embeddings import accepted_inputs, device_of, evaluating, learned_positions
 from send.models.generation import DEFAULT_BATCH
-from send.models.hidden_states import PENULTIMATE
 
 if TYPE_CHECKING:
     import pandas as pd
     from datasets import Dataset
 
-__all__ = ["METRICS", "Evaluation", "check_counts", "evaluate", "reference_nll"]
+__all__ = ["METRICS", "Evaluation", "evaluate", "reference_nll"]
 
 METRICS = (
     "eigenscore",
@@ -48,6 +48,18 @@ METRICS = (
     "rouge_l",
 )
 """The names of all metrics; the last three need references."""
+
+OF_THE_SCORER = (
+    "num_samples",
+    "temperature",
+    "top_k",
+    "top_p",
+    "max_new_tokens",
+    "alpha",
+    "batch_size",
+    "seed",
+)
+"""Options that a scorer takes with each call."""
 
 READ_SHARE = 4
 """Of references fewer are read at once than answers generated: all their tokens need logits."""
@@ -161,6 +173,7 @@ def _exp(x: float) -> float:
         return math.inf
 
 
+@keywords_of(EvaluationOptions)
 def evaluate(
     model: str | Path | PreTrainedModel,
     data: Dataset | Sequence[Any] | str | Path,
@@ -168,19 +181,8 @@ def evaluate(
     processing_class: PreTrainedTokenizerBase | None = None,
     device: str | torch.device | None = None,
     trust_remote_code: bool = False,
-    num_samples: int = 10,
-    temperature: float = 0.5,
-    top_k: int = 5,
-    top_p: float = 0.99,
-    max_new_tokens: int = 64,
-    layer: int = PENULTIMATE,
-    pooling: str = "mean+last",
-    alpha: float = 1e-3,
-    max_prompts: int | None = None,
-    batch_size: int | None = None,
-    level: float = 0.95,
-    seed: int = 0,
     progress: bool = False,
+    **options: Any,
 ) -> Evaluation:
     """Evaluate a model on prompts: scores of sampled answers, and what references say of it.
 
@@ -198,22 +200,12 @@ def evaluate(
         The tokenizer, if it is not where the model is.
     device, trust_remote_code
         Of a model that is loaded, as for `HallucinationScorer.from_pretrained`.
-    num_samples, temperature, top_k, top_p, max_new_tokens
-        Of the answers, as for `send.models.answers.sample_answers`.
-    layer, pooling
-        Of their embeddings, as for `send.sentence_embedding`.
-    alpha : float
-        Regularisation, as for `send.eigenscore`.
-    max_prompts : int, optional
-        Evaluate at most so many rows, drawn at random.
-    batch_size : int, optional
-        Answers generated at once, 64 unless given; a quarter as many references are read at once.
-    level : float
-        Coverage of the intervals.
-    seed : int
-        Of the prompts drawn and of the sampled answers: the same seed, the same result.
     progress : bool
         Show bars.
+    num_samples, temperature, top_k, top_p, max_new_tokens, layer, pooling, alpha
+        Of the answers and their scores: see `EvaluationOptions`.
+    max_prompts, batch_size, level, seed
+        Of the prompts and the intervals: see there.
 
     Returns
     -------
@@ -257,36 +249,27 @@ def evaluate(
     >>> found.metrics["loss"].low < found.metrics["loss"].value < found.metrics["loss"].high
     True
     """
-    check_generation(num_samples=num_samples, max_new_tokens=max_new_tokens, seed=seed)
-    check_level(level)
-    check_counts(max_prompts=max_prompts, batch_size=batch_size)
-    given = draw(read_questions(data), max_prompts, seed)
+    asked = EvaluationOptions(**options)
+    given = draw(read_questions(data), asked.max_prompts, asked.seed)
     scorer = HallucinationScorer.from_pretrained(
         model,
         processing_class=processing_class,
         device=device,
         trust_remote_code=trust_remote_code,
-        layer=layer,
-        pooling=pooling,
+        layer=asked.layer,
+        pooling=asked.pooling,
     )
     tokenizer, places = scorer.processing_class, learned_positions(scorer.model)
     kept = slice(None if math.isinf(places) else int(places))
     rows = [with_reference(row, tokenizer, kept) for row in given]
-    rows = with_room(rows, tokenizer, places - max_new_tokens)
+    rows = with_room(rows, tokenizer, places - asked.max_new_tokens)
     scores = scorer(
         [row.prompt for row in rows],
-        num_samples=num_samples,
-        temperature=temperature,
-        top_k=top_k,
-        top_p=top_p,
-        max_new_tokens=max_new_tokens,
-        alpha=alpha,
-        batch_size=batch_size,
-        seed=seed,
         progress=progress,
+        **{name: getattr(asked, name) for name in OF_THE_SCORER},
     )
     tokens = [row.tokens for row in rows]
-    at_once = max((batch_size or DEFAULT_BATCH) // READ_SHARE, 1)
+    at_once = max((asked.batch_size or DEFAULT_BATCH) // READ_SHARE, 1)
     nll, counts = reference_nll(scorer.model, tokens, batch_size=at_once)
     return Evaluation(
         scores=scores,
@@ -294,16 +277,8 @@ def evaluate(
         reference_nll=nll,
         reference_tokens=counts,
         rouge_l=_rouge(rows, scores.greedy_answer),
-        level=level,
+        level=asked.level,
     )
-
-
-def check_counts(**counts: int | None) -> None:
-    """Raise a ValueError unless each count is None or positive."""
-    for name, count in counts.items():
-        if count is not None and count < 1:
-            msg = f"{name} is {count}; expected at least 1."
-            raise ValueError(msg)
 
 
 def _rouge(rows: Sequence[EvaluationRow], answers: Sequence[str]) -> Numbers:

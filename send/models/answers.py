@@ -18,6 +18,7 @@ __all__ = [
     "Answers",
     "Prompt",
     "Samples",
+    "check_drawing",
     "check_generation",
     "greedy_answers",
     "prompt_text",
@@ -146,7 +147,7 @@ def sample_answers(
     ((1, 8, 4), 4)
     """
     check_generation(num_samples=num_samples, max_new_tokens=max_new_tokens, seed=seed)
-    _check_drawing(temperature, top_k, top_p)
+    check_drawing(temperature, top_k, top_p)
     config = generation_config(
         model,
         tokenizer,
@@ -303,7 +304,8 @@ def check_generation(*, num_samples: int, max_new_tokens: int, seed: int) -> Non
     require(0 <= seed < 2**64, f"seed is {seed}; expected an integer from 0 to 2**64 - 1.")
 
 
-def _check_drawing(temperature: float, top_k: int, top_p: float) -> None:
+def check_drawing(temperature: float, top_k: int, top_p: float) -> None:
+    """Raise a ValueError unless tokens can be drawn so."""
     require(
         math.isfinite(temperature) and temperature > 0,
         f"temperature is {temperature}; expected a positive number. For the most likely answer, "

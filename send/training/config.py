@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -10,9 +10,8 @@ from transformers.utils import is_torch_bf16_gpu_available
 from trl import SFTConfig
 
 from send.distillation.distillation import check_distillation
+from send.dropout.options import DropoutOptions, option
 from send.dropout.schedule import steps_between
-from send.dropout.selection import check_selection
-from send.models.hidden_states import PENULTIMATE
 
 __all__ = ["SendConfig"]
 
@@ -20,13 +19,9 @@ NEITHER = {"eigenscore", "ees", "entropy", "distinct", "length"}
 """Metrics of an evaluation that say how answers are, not how good."""
 
 
-def _option(default: Any, text: str) -> Any:
-    return field(default=default, metadata={"help": text})
-
-
 @dataclass
-class SendConfig(SFTConfig):  # type: ignore[misc]  # mypy does not follow trl
-    """Settings of a fine-tuning with SenD: those of TRL's `SFTConfig`, and those of `SendCallback`.
+class SendConfig(SFTConfig, DropoutOptions):  # type: ignore[misc]  # mypy does not follow trl
+    """Settings of a fine-tuning with SenD: those of TRL's `SFTConfig`, and `DropoutOptions`.
 
     Where `SFTConfig` and `TrainingArguments` have other defaults: ``bf16`` is chosen by the
     machine, mixed precision with bfloat16 on an accelerator that has it, and otherwise float32
@@ -41,55 +36,36 @@ class SendConfig(SFTConfig):  # type: ignore[misc]  # mypy does not follow trl
     0.2
     """
 
-    num_train_epochs: float = _option(8.0, "Number of passes over the training data.")
-    bf16: bool | None = _option(None, "Mixed precision in bfloat16; if unset, where it is fast.")
-    save_strategy: str = _option("epoch", "When to save: 'epoch', 'steps', 'best' or 'no'.")
-    save_total_limit: int | None = _option(2, "How many of the last checkpoints to keep.")
+    num_train_epochs: float = option(8.0, "Number of passes over the training data.")
+    bf16: bool | None = option(None, "Mixed precision in bfloat16; if unset, where it is fast.")
+    save_strategy: str = option("epoch", "When to save: 'epoch', 'steps', 'best' or 'no'.")
+    save_total_limit: int | None = option(2, "How many of the last checkpoints to keep.")
 
-    drop_fraction: float = _option(0.2, "Share of embedding indices to drop; 0: plain training.")
-    window: int = _option(3, "Checkpoints over which sensitivity is measured (C).")
-    hold: int = _option(3, "Checkpoints for which a choice of indices stays (T).")
-    every: str = _option("epoch", "A checkpoint: 'epoch', or a number of optimizer steps.")
-    layer: int = _option(PENULTIMATE, "Index into hidden_states of the layer watched and masked.")
-    pooling: str = _option("mean+last", "Of token states: 'mean+last', 'mean' or 'last'.")
-    aggregate: str = _option("per-input", "Over tracked inputs: 'per-input' or 'mean-first'.")
-    rescale: bool = _option(False, "Scale the indices that are kept by d / (d - dropped).")
-    tracking_fraction: float = _option(0.1, "Share of the training rows to track, if no others.")
-    score_prompts: int = _option(16, "Prompts scored at each checkpoint; 0: none.")
-    num_samples: int = _option(10, "Answers sampled to each of these prompts (K).")
-    max_new_tokens: int = _option(32, "Longest of these answers, in tokens.")
-    stop_loss: float | None = _option(None, "Stop when the loss stays within this, and:")
-    stop_score: float | None = _option(None, "when the mean EigenScore stays within this.")
+    every: str = option("epoch", "A checkpoint: 'epoch', or a number of optimizer steps.")
+    tracking_fraction: float = option(0.1, "Share of the training rows to track, if no others.")
 
     # Evaluation
-    eval_prompts: int | None = _option(64, "At most so many rows of prompt_dataset are evaluated.")
-
-    # Controls
-    selection: str = _option(
-        "sensitive", "Indices to drop: 'sensitive', 'random', 'magnitude-matched' or 'none'."
-    )
-    warmup: int = _option(0, "The first checkpoint at which a mask may be chosen.")
-    cooldown: int = _option(0, "Intervals between checkpoints, the last ones, without a mask.")
+    eval_prompts: int | None = option(64, "At most so many rows of prompt_dataset are evaluated.")
 
     # Distillation
-    lambda_kd: float = _option(0.1, "With a teacher: weight of its loss; 0: plain training.")
-    kd_form: str = _option(
+    lambda_kd: float = option(0.1, "With a teacher: weight of its loss; 0: plain training.")
+    kd_form: str = option(
         "sum", "'sum': L_SFT + lambda L_KD; 'convex': (1 - lambda) L_SFT + lambda L_KD."
     )
-    kd_temperature: float = _option(1.0, "Divides the logits of both, in L_KD only.")
-    kd_teacher_dtype: str = _option("auto", "Of a teacher that is loaded; 'auto': as in its files.")
-    kd_teacher_device_map: str | None = _option(
+    kd_temperature: float = option(1.0, "Divides the logits of both, in L_KD only.")
+    kd_teacher_dtype: str = option("auto", "Of a teacher that is loaded; 'auto': as in its files.")
+    kd_teacher_device_map: str | None = option(
         None, "Of a teacher that is loaded; 'auto': spread over all devices of the process."
     )
-    kd_cache: str | None = _option(
+    kd_cache: str | None = option(
         None, "Folder for what the teacher says, computed once; if unset, at each step."
     )
-    kd_top_k: int = _option(64, "In the cache: tokens with a probability of their own.")
+    kd_top_k: int = option(64, "In the cache: tokens with a probability of their own.")
 
     def __post_init__(self) -> None:
         """Choose the precision, then check everything as `SFTConfig` does."""
         steps_between(self.every)  # before a model or data are loaded
-        check_selection(self.selection, self.drop_fraction)
+        DropoutOptions.__post_init__(self)
         check_distillation(self.lambda_kd, self.kd_form, self.kd_temperature, self.kd_top_k)
         if self.bf16 is None:
             self.bf16 = not (self.fp16 or self.use_cpu) and is_torch_bf16_gpu_available()

@@ -63,7 +63,7 @@ def count_signs(
 
 
 def dense_inertia(a: Array, unit: float = UNIT) -> Inertia:
-    """Return the inertia of a dense Hermitian matrix in double precision, with entries in `unit`."""
+    """Return the inertia of a dense Hermitian matrix whose entries were given with `unit`."""
     n = a.shape[0]
     if n == 0:
         return Inertia(0, 0, 0)

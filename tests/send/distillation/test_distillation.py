@@ -30,7 +30,8 @@ from send.distillation.teacher import Teacher, logits_of
 from send.distillation.teacher_cache import HEADER, TeacherCache
 from send.dropout.tracking import IGNORED
 from send.training.config import SendConfig
-from send.training.trainer import SendTrainer, train
+from send.training.train import train
+from send.training.trainer import SendTrainer
 from tests.send import naive
 from tests.send.interruption import StopAt, Stopped
 from tests.send.rows import CITIES, NAMES

@@ -18,7 +18,8 @@ from torch.utils.data import DataLoader
 from transformers import GPT2Config, GPT2LMHeadModel
 
 from send.checkpoints.checkpoint import STATE_FILE
-from send.dropout.sensitivity_dropout import SensitivityDropout, prefixed
+from send.dropout.history import prefixed
+from send.dropout.sensitivity_dropout import SensitivityDropout
 from send.models.hidden_states import HiddenTap, block_at
 from tests.send.weights import assert_same, weights
 

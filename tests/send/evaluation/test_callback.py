@@ -23,7 +23,8 @@ from transformers.integrations.integration_utils import rewrite_logs
 from send.evaluation.callback import COLUMNS, EvaluationCallback
 from send.evaluation.evaluate import METRICS, evaluate
 from send.training.config import SendConfig
-from send.training.trainer import SendTrainer, train
+from send.training.train import train
+from send.training.trainer import SendTrainer
 from tests.send.rows import CITIES, NAMES, births
 
 pytestmark = [

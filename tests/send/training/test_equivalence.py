@@ -17,7 +17,8 @@ from send.dropout.mask import SensitivityMask
 from send.dropout.tracking import TrackingSet, read_rows
 from send.models.hidden_states import HiddenTap
 from send.training.config import SendConfig
-from send.training.trainer import SendTrainer, _plain
+from send.training.train import _plain
+from send.training.trainer import SendTrainer
 from tests.send.rows import CITIES, NAMES
 
 # PEFT reads an attribute that Transformers has renamed.

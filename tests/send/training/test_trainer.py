@@ -22,7 +22,8 @@ from send.dropout.callback import SendCallback
 from send.dropout.tracking import IGNORED, read_rows
 from send.models.hidden_states import block_at
 from send.training.config import SendConfig
-from send.training.trainer import SendTrainer, train
+from send.training.train import train
+from send.training.trainer import SendTrainer
 from tests.send.interruption import StopAt, Stopped
 from tests.send.rows import CITIES, NAMES, TEMPLATE, births
 from tests.send.witness import Witness
