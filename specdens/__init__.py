@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from specdens.results import AccuracyWarning, Estimate, SpectralBounds
     from specdens.sketching.xdiag import DiagonalEstimate
     from specdens.spectra.density import density, local_density
-    from specdens.spectra.eigencount import eigencount, spectral_bounds
+    from specdens.spectra.eigencount import eigencount
     from specdens.spectra.entropies import entropy, estrada_index, heat_trace, renyi_entropy
     from specdens.spectra.inertia import inertia
     from specdens.spectra.norms import (
@@ -34,6 +34,7 @@ if TYPE_CHECKING:
         numerical_rank,
         schatten_norm,
     )
+    from specdens.spectra.spectral_bounds import spectral_bounds
     from specdens.spectra.spectral_density import SpectralDensity
     from specdens.spectra.spectrum import Spectrum, spectrum
     from specdens.structured.block_diagonal import BlockDiagonal
@@ -44,9 +45,10 @@ if TYPE_CHECKING:
     from specdens.traces.trace import trace
     from specdens.traces.trace_function import trace_function
     from specdens.vectors.apply_function import VectorEstimate, apply_function
-    from specdens.vectors.double_moments import DoubleMoments, double_moments
+    from specdens.vectors.double_moments import double_moments
     from specdens.vectors.greens_function import greens_function
     from specdens.vectors.quadratic_form import quadratic_form
+    from specdens.vectors.response_functions import DoubleMoments
 
 __all__ = [
     # Determinants
@@ -115,10 +117,10 @@ _HOME = {
     "VectorEstimate": "vectors.apply_function",
     "apply_function": "vectors.apply_function",
     "Diagonals": "operators.diagonals",
-    "DoubleMoments": "vectors.double_moments",
+    "DoubleMoments": "vectors.response_functions",
     "double_moments": "vectors.double_moments",
     "eigencount": "spectra.eigencount",
-    "spectral_bounds": "spectra.eigencount",
+    "spectral_bounds": "spectra.spectral_bounds",
     "density": "spectra.density",
     "local_density": "spectra.density",
     "logdet": "determinants.logdet",

@@ -28,9 +28,10 @@ from specdens.estimation.control_variates import (
     controlled,
     residual_spread,
 )
+from specdens.estimation.gauss_radau import bracketing_end, radau_values
 from specdens.operators.power_traces import UNKNOWN, PowerTraces
 from specdens.recurrences.lanczos import Bidiagonal, Tridiagonal
-from specdens.recurrences.quadrature import Rule, averaged, gauss, noise_of, radau
+from specdens.recurrences.quadrature import Rule, averaged, gauss, noise_of
 from specdens.results import UNBOUNDED, SpectralBounds, two_sided_quantile
 from specdens.scalar_functions import LOG, LOG_ABS, ScalarFunction
 
@@ -304,8 +305,8 @@ def _best_values(
     if polynomial or ended or not np.all(np.isfinite(values)):
         return _Best(values, 0.0, True)
     better = _averaged_values(factors, f, values)
-    end = _bracketing_end(f, known)
-    opposite = None if end is None else _radau_values(factors, f, end)
+    end = bracketing_end(f, known)
+    opposite = None if end is None else radau_values(factors, f, end)
     if opposite is not None:
         # The truth of each probe lies between the two rules.
         middle = (values + opposite) / 2 if better is None else better
@@ -367,42 +368,6 @@ def _averaged_values(factors: list[Factor], f: ScalarFunction, values: Host) -> 
     return np.array(found) if calm else None
 
 
-def _bracketing_end(f: ScalarFunction, known: SpectralBounds) -> float | None:
-    """Return the rigorous end of the spectrum from which f's Gauss-Radau rule is a bound."""
-    if f.bracket == "low" and known.low_rigorous:
-        return known.low if known.low > 0 or (known.low == 0 and not f.pole) else None
-    if f.bracket == "high" and known.high_rigorous:
-        return known.high
-    return None
-
-
-def _radau_values(factors: list[Factor], f: ScalarFunction, end: float) -> Host | None:
-    """Return the Gauss-Radau value of each probe, or None if a Ritz value lies beyond the end."""
-    found = []
-    for factor in factors:
-        if isinstance(factor, Bidiagonal):
-            rule = _singular_radau(factor, end)
-        else:
-            rule = radau(factor, end)
-        if rule is None:
-            return None
-        found.append(rule.integrate(f.on_host(rule.nodes)))
-    return np.array(found)
-
-
-def _singular_radau(factor: Bidiagonal, end: float) -> Rule | None:
-    """Return the Gauss-Radau rule of ``A^H A``, from ``B^T B``, with square roots as nodes."""
-    scale = float(np.abs(factor.diagonal).max())  # squares of tiny or huge entries would not fit
-    d, e = factor.diagonal / scale, factor.super_diagonal / scale
-    squares = d**2
-    squares[1:] += e**2
-    product = Tridiagonal(squares, d[:-1] * e, float(d[-1] * factor.residual / scale))
-    rule = radau(product, (end / scale) ** 2)
-    if rule is None:
-        return None
-    return Rule(scale * np.sqrt(np.maximum(rule.nodes, 0)), rule.weights)
-
-
 def _extrapolated(factors: list[Factor], f: ScalarFunction, *, averages: bool) -> float:
     """Return the extrapolation of the module's first paragraph."""
     steps = max(len(factor.diagonal) for factor in factors)
@@ -444,7 +409,7 @@ def _against_floor(
 ) -> float:
     """Weigh an extrapolation against the worst case: a smallest eigenvalue at rounding level."""
     floor = unit * max(rule.nodes[-1] for rule in gaussian.rules)
-    lowest = _radau_values(factors, f, floor)
+    lowest = radau_values(factors, f, floor)
     if lowest is None:
         return bias
     gap = abs(float(np.mean(gaussian.values - lowest)))

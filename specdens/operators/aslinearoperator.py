@@ -6,6 +6,7 @@ import copy
 import math
 import sys
 from collections.abc import Callable
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -28,7 +29,16 @@ from specdens.operators.linear_operator import NO_ADJOINT, LinearOperator
 from specdens.operators.power_traces import PowerTraces
 from specdens.operators.sparse import SparseOperator, TorchSparseOperator
 
-__all__ = ["ForeignOperator", "aslinearoperator", "home"]
+__all__ = ["Claims", "ForeignOperator", "aslinearoperator", "home"]
+
+
+@dataclass(frozen=True)
+class Claims:
+    """What a caller says of an operator that only has products."""
+
+    hermitian: bool | None = None
+    traces: tuple[float, ...] = ()
+    frobenius_norm: float | None = None
 
 
 class ForeignOperator(LinearOperator):
@@ -51,17 +61,14 @@ class ForeignOperator(LinearOperator):
         shape: tuple[int, int],
         matmat: Callable[[Array], Array],
         rmatmat: Callable[[Array], Array] | None,
-        *,
-        dtype: Any,
-        xp: Any,
-        device: Any,
-        hermitian: bool | None,
-        traces: tuple[float, ...] = (),
-        frobenius_norm: float | None = None,
+        home: tuple[Any, Any, Any],
+        claims: Claims,
     ) -> None:
+        xp, device, dtype = home
         super().__init__(shape, dtype=dtype, xp=xp, device=device)
         self._product, self._adjoint_product = matmat, rmatmat
-        self.hermitian, self._traces, self._frobenius_norm = hermitian, traces, frobenius_norm
+        self.hermitian, self._traces = claims.hermitian, claims.traces
+        self._frobenius_norm = claims.frobenius_norm
 
     def power_traces(self) -> tuple[float, ...]:
         """Return what its maker stated."""
@@ -179,13 +186,15 @@ def aslinearoperator(
         )
         raise TypeError(msg)
     if op is None:
-        home = {"dtype": dtype, "hermitian": hermitian, "like": like}
-        facts = _stated(A, trace, frobenius_squared)
+        claims = Claims(hermitian, **_stated(A, trace, frobenius_squared))
         if hasattr(A, "shape"):
-            op = _from_object(A, **home, facts=facts)
+            op = _from_object(A, home(A, dtype, like), claims)
         elif callable(A):
-            products: dict[str, Any] = {"rmatvec": rmatvec, "matmat": matmat, "rmatmat": rmatmat}
-            op = _from_callable(A, n, **products, **home, facts=facts)
+            order = _order(n)
+            product = by_columns(A) if matmat is None else BlockProduct(matmat)
+            adjoint = by_columns(rmatvec) if rmatvec else None
+            adjoint = adjoint if rmatmat is None else BlockProduct(rmatmat)
+            op = ForeignOperator((order, order), product, adjoint, home(A, dtype, like), claims)
         else:
             msg = (
                 f"A is of type {type(A).__name__}; expected an array, a sparse matrix, an object "
@@ -293,30 +302,21 @@ def _as_dtype(xp: Any, dtype: Any) -> Any:
     return getattr(xp, np.dtype(dtype).name, np.dtype(dtype))
 
 
-def _from_object(
-    a: Any,
-    *,
-    dtype: Any,
-    hermitian: bool | None,
-    like: Array | None,
-    facts: dict[str, Any],
-) -> LinearOperator:
+def _from_object(a: Any, where: tuple[Any, Any, Any], claims: Claims) -> LinearOperator:
     shape = tuple(int(side) for side in a.shape)
     if len(shape) != 2:
         msg = f"A has shape {shape}; expected two dimensions."
         raise ValueError(msg)
-    xp, where, working = home(a, dtype, like)
     product = _product_of(a, "matmat", "matvec")
     if product is None and hasattr(a, "__matmul__"):
         product = BlockProduct(a.__matmul__)
     if product is None:
         msg = f"A of type {type(a).__name__} has a shape but neither matmat, matvec nor @."
         raise TypeError(msg)
-    claimed = getattr(a, "hermitian", None) if hermitian is None else hermitian
-    return ForeignOperator(
-        shape, product, _product_of(a, "rmatmat", "rmatvec"),
-        dtype=working, xp=xp, device=where, hermitian=claimed, **facts,
-    )  # fmt: skip
+    if claims.hermitian is None:
+        claims = replace(claims, hermitian=getattr(a, "hermitian", None))
+    adjoint = _product_of(a, "rmatmat", "rmatvec")
+    return ForeignOperator(shape, product, adjoint, where, claims)
 
 
 def _product_of(a: Any, block: str, vector: str) -> Callable[[Array], Array] | None:
@@ -348,29 +348,12 @@ def _without_none(product: Callable[[Array], Array]) -> Callable[[Array], Array]
     return said
 
 
-def _from_callable(
-    a: Callable[[Array], Array],
-    n: int | None,
-    *,
-    dtype: Any,
-    rmatvec: Callable[[Array], Array] | None,
-    matmat: Callable[[Array], Array] | None,
-    rmatmat: Callable[[Array], Array] | None,
-    hermitian: bool | None,
-    like: Array | None,
-    facts: dict[str, Any],
-) -> LinearOperator:
+def _order(n: Any) -> int:
+    """Return the order of a callable, checked."""
     if n is None:
         msg = "A is a callable, whose size is unknown; pass aslinearoperator(A, n=..., dtype=...)."
         raise TypeError(msg)
     if isinstance(n, bool) or not isinstance(n, (int, np.integer)) or n < 0:
         msg = f"n is {n!r}; expected the order of the matrix, an integer, at least 0."
         raise ValueError(msg)
-    xp, where, working = home(a, dtype, like)
-    product = by_columns(a) if matmat is None else BlockProduct(matmat)
-    adjoint = by_columns(rmatvec) if rmatvec else None
-    adjoint = adjoint if rmatmat is None else BlockProduct(rmatmat)
-    return ForeignOperator(
-        (n, n), product, adjoint,
-        dtype=working, xp=xp, device=where, hermitian=hermitian, **facts,
-    )  # fmt: skip
+    return int(n)

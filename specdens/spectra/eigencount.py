@@ -23,12 +23,10 @@ from specdens.exact.factorizations import LARGEST_ON_CPU, UNIT, lu_fits, sparse_
 from specdens.exact.ldl_inertia import combined, sparse_inertia
 from specdens.exact.pencils import Whitened
 from specdens.operators.algebra import Counting
-from specdens.problem.bounds import NARROWEST, estimated_bounds
+from specdens.problem.bounds import NARROWEST
 from specdens.problem.prepare import (
     Problem,
-    prepare,
     require_hermitian,
-    require_states,
 )
 from specdens.recurrences.chebyshev_moments import EscapeError
 from specdens.recurrences.chebyshev_series import cumulative_weights, damping, to_unit, width
@@ -39,66 +37,12 @@ from specdens.results import Estimate, SpectralBounds
 from specdens.structured.exact_rules import Rule, by_parts
 from specdens.structured.spectrum_union import Union, eigenvalues, eigenvalues_are_cheap, union
 
-__all__ = ["count_by_rules", "eigencount", "spectral_bounds"]
+__all__ = ["count_by_rules", "eigencount"]
 
 Host: TypeAlias = np.ndarray[Any, Any]
 
 EDGES = (1e-10, 1e-7)
 """Shares of the norm of a sparse matrix within which an eigenvalue counts as lying on an end."""
-
-
-def spectral_bounds(
-    A: Any,
-    *,
-    hermitian: bool | None = None,
-    rng: Any = None,
-) -> SpectralBounds:
-    r"""Return an interval that contains the spectrum of a Hermitian matrix.
-
-    The extreme Ritz values of 20 Lanczos steps with a safeguard: 4 residual norms and 1 % of the
-    width. That has no proof, but a Chebyshev recurrence that meets an eigenvalue outside notices
-    it. An end known by proof (Gershgorin's circles of an explicit matrix, the construction of a
-    `Gram`) is taken instead where that makes the interval hardly wider.
-
-    Parameters
-    ----------
-    A : array, sparse matrix or operator, shape (n, n)
-        Anything that `aslinearoperator` takes; Hermitian, n at least 1.
-    hermitian : bool, optional
-        A claim about an operator; checked on the way.
-    rng : None, int or numpy.random.Generator
-        For the start vector.
-
-    Returns
-    -------
-    SpectralBounds
-        Unpacks as ``low, high`` and can be passed on as ``bounds=``; ``.how`` says where it comes
-        from, ``.low_rigorous`` and ``.high_rigorous`` whether by proof.
-
-    Raises
-    ------
-    ValueError
-        If A is empty, not square, not Hermitian or not finite.
-
-    Notes
-    -----
-    Costs 20 products, or n if that is less.
-
-    References
-    ----------
-    Zhou and Li, J. Comput. Phys. 230, 4385 (2011).
-
-    Examples
-    --------
-    >>> import specdens
-    >>> from specdens.testing import laplacian
-    >>> low, high = specdens.spectral_bounds(laplacian(50, 50), rng=0)
-    >>> bool(low <= 0.0076 and 7.992 <= high)
-    True
-    """
-    problem = prepare(A, hermitian=hermitian)
-    require_states(problem, "an interval of eigenvalues")
-    return estimated_bounds(problem.op, known=problem.known, rng=rng)
 
 
 def eigencount(

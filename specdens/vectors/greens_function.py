@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 import math
 import warnings
+from dataclasses import replace
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -245,39 +246,32 @@ def _resolvent(
         interval = widened(bounds_for(op, known, stated=problem.stated, key=0), MARGIN)
         try:
             found = _by_series(op, task, z, steps, rtol, interval)
-            return _judged(problem, op, task, z, rtol, "chebyshev", found, interval, flags)
+            info = _information(found, allowed=rtol * largest(task, found.distance))
+            matvecs = problem.matvecs + op.count
+            return found.values, replace(
+                info, matvecs=matvecs, method="chebyshev", bounds=finite_pair(interval)
+            )
         except EscapeError as error:
             _log.info("%s Running Lanczos instead.", error)
             known, flags = UNBOUNDED, (ESCAPED,) if problem.stated else ()
     found = resolvent_by_poles(op, task, z, steps, rtol, known)
     if found.escaped:
         flags = (ESCAPED,)
-    return _judged(problem, op, task, z, rtol, "lanczos", found, known, flags)
+    info = _information(found, allowed=rtol * largest(task, found.distance), flags=flags)
+    return found.values, replace(
+        info, matvecs=problem.matvecs + op.count, method="lanczos", bounds=finite_pair(known)
+    )
 
 
-def _judged(
-    problem: Problem,
-    op: Counting,
-    task: Pairs,
-    z: Host,
-    rtol: float,
-    method: str,
-    found: Found,
-    bounds: SpectralBounds,
-    flags: tuple[str, ...],
-) -> tuple[Host, VectorEstimate]:
-    allowed = rtol * largest(task, found.distance)
-    info = VectorEstimate(
+def _information(found: Found, allowed: Host, flags: tuple[str, ...] = ()) -> VectorEstimate:
+    """Return what is known of the errors of a resolvent, and whether they are allowed."""
+    return VectorEstimate(
         error=found.errors,
         rigorous=found.rigorous and not flags,
         converged=not flags and bool(np.all(found.errors <= allowed)),
         flags=flags,
         steps=found.steps,
-        matvecs=problem.matvecs + op.count,
-        method=method,
-        bounds=finite_pair(bounds),
     )
-    return found.values, info
 
 
 def _exact(problem: Problem, task: Pairs, z: Host) -> tuple[Host, VectorEstimate]:

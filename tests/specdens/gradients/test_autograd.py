@@ -28,7 +28,7 @@ from specdens import (
     trace,
     trace_function,
 )
-from specdens.gradients import autograd
+from specdens.gradients import sampled_derivatives
 from specdens.testing import laplacian, with_spectrum
 
 N = 14
@@ -425,7 +425,8 @@ def test_the_control_polynomial_takes_variance_away(monkeypatch):
         return torch.stack(found).square().mean().item()
 
     with_control = error()
-    monkeypatch.setattr(autograd._Sampled, "control", lambda _: autograd._Control(0.0, 0.0, 1e9))
+    none = sampled_derivatives.Control(0.0, 0.0, 1e9)
+    monkeypatch.setattr(sampled_derivatives.SampledDerivative, "control", lambda _: none)
     assert error() > 3 * with_control
 
 

@@ -36,6 +36,7 @@ def test_not_by_a_claim(op):
     assert not is_surely_hermitian(aslinearoperator(op))
 
 
+@pytest.mark.filterwarnings("ignore::specdens.AccuracyWarning")
 @pytest.mark.parametrize("noise", [1e-2, 1e-4, 1e-6, 1e-9])
 @pytest.mark.parametrize("power", [1, 2])
 @pytest.mark.parametrize("f", ["log", "inv", "log|x|"])
