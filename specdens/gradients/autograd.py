@@ -51,6 +51,10 @@ LARGEST_FORMED = 2048
 """Order up to which the derivative at an operator is formed as a dense matrix."""
 
 
+RESOLVED = 1e-3
+"""Relative error of ``f'(A) z`` by truncation that no tolerance is too large for."""
+
+
 def with_gradient(
     value: Array,
     problem: Problem,
@@ -89,7 +93,11 @@ def with_gradient(
     if estimate.method == "exact" and _is_formed(problem, estimate):
         return exact_derivative(value, problem, f, shift)
     sampled = SampledDerivative(
-        problem, f, _probes(problem, estimate, goal, probes), _steps(estimate, goal, problem)
+        problem,
+        f,
+        _probes(problem, estimate, goal, probes),
+        _steps(estimate, goal, problem),
+        share=max(goal.rtol, RESOLVED) if goal.adaptive and goal.steps is None else None,
     )
     if has_entries(problem.op):
         return linked_by_entries(value, sampled, shift)
@@ -120,8 +128,10 @@ def _probes(problem: Problem, estimate: Estimate, goal: Goal, probes: Any) -> Pr
 def _steps(estimate: Estimate, goal: Goal, problem: Problem) -> int:
     """Return the Lanczos steps of each probe."""
     fixed = math.ceil(goal.moments / 2)
-    if not goal.adaptive or goal.steps is not None or estimate.deflated or not estimate.samples:
+    if not goal.adaptive or goal.steps is not None or not estimate.samples:
         return fixed
+    if estimate.deflated:
+        return max(fixed, estimate.steps)
     each = estimate.steps or estimate.matvecs // estimate.samples
     return max(fixed, each if problem.hermitian else each // 2)
 
