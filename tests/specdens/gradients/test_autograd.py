@@ -588,6 +588,7 @@ KERNELS = {
 }
 
 
+@pytest.mark.filterwarnings("ignore::specdens.AccuracyWarning")
 @pytest.mark.parametrize("options", [{"rtol": 1e-3}, {"moments": 40, "probes": 20}])
 @pytest.mark.parametrize("kernel", KERNELS)
 def test_gradients_of_kernels_are_no_noise(kernel, options):
