@@ -50,8 +50,8 @@ _HOME = {
     "SensitivityDropout": "dropout.sensitivity_dropout",
     "SensitivityTracker": "dropout.sensitivity",
     "SensitivityMask": "dropout.mask",
-    "load_texts": "data.loading",
-    "load_prompts": "data.loading",
+    "load_texts": "data.load_texts",
+    "load_prompts": "data.load_texts",
 }
 
 

@@ -329,7 +329,7 @@ def _prompts_of(data: str | None) -> list[Any]:
     """Return the prompts in a file of rows, or the lines of a plain text."""
     if data is None:
         return []
-    from send.data.loading import load_prompts
+    from send.data.load_texts import load_prompts
 
     return load_prompts(data)
 
@@ -368,7 +368,7 @@ def _recipes(arguments: list[str]) -> None:
 def _train(arguments: list[str]) -> None:
     from accelerate import PartialState
 
-    from send.data.loading import load_texts
+    from send.data.load_texts import load_texts
     from send.training.config import SendConfig
     from send.training.trainer import train
 

@@ -389,7 +389,7 @@ def text(
     FileNotFoundError, ValueError
         If the texts cannot be read, see `send.load_texts`, or are less than 3.
     """
-    from send.data.loading import load_texts
+    from send.data.load_texts import load_texts
     from send.demo.experiment import pretrain
     from send.training.trainer import train
     from send.world import small_model

@@ -18,7 +18,7 @@ from transformers import (
 from transformers.trainer_callback import TrainerControl, TrainerState
 from trl import SFTConfig, SFTTrainer
 
-from send.data.loading import as_dataset
+from send.data.as_dataset import as_dataset
 from send.models.answers import greedy_answers, sample_answers
 from send.scores.eigenscore import eigenscore
 from send.training.config import SendConfig

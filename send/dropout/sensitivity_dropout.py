@@ -19,7 +19,7 @@ from torch import distributed, nn
 from transformers import PreTrainedTokenizerBase
 
 from send.checkpoints.checkpoint import Row, SendState, read_state, write_state
-from send.data.loading import as_dataset
+from send.data.as_dataset import as_dataset
 from send.dropout.mask import SensitivityMask
 from send.dropout.selection import check_selection, selected
 from send.dropout.sensitivity import SensitivityTracker, check_count, check_fraction

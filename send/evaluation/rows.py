@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from transformers import PreTrainedTokenizerBase
 
-from send.data.loading import as_dataset, load_questions
+from send.data.as_dataset import as_dataset
+from send.data.load_texts import load_questions
 from send.dropout.tracking import IGNORED, TrackingRow, read_row
 from send.models.answers import Prompt, token_ids
 

@@ -21,7 +21,8 @@ from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 from trl import SFTTrainer
 
 from send.checkpoints.checkpoint import Row, check_complete, last_checkpoint, saving
-from send.data.loading import as_dataset, split_tracking
+from send.data.as_dataset import as_dataset
+from send.data.split_tracking import split_tracking
 from send.distillation.distillation import ROW, Distillation, distil
 from send.distillation.teacher import Teacher
 from send.dropout.callback import SendCallback
@@ -44,7 +45,7 @@ ANSWERS_A_ROW = 8
 
 
 Rows: TypeAlias = "Dataset | Sequence[Any] | str | Path"
-"""What `send.data.loading.as_dataset` takes."""
+"""What `send.data.as_dataset.as_dataset` takes."""
 
 
 def _rows(data: Rows | IterableDataset, args: SendConfig) -> Dataset | IterableDataset:

@@ -11,7 +11,7 @@ import torch
 from datasets import Dataset
 from peft import LoraConfig, get_peft_model
 
-from send.data.loading import load_texts
+from send.data.load_texts import load_texts
 from send.detection.scorer import HallucinationScorer
 from send.dropout.mask import SensitivityMask
 from send.dropout.tracking import IGNORED, TrackingSet, read_rows
