@@ -247,13 +247,14 @@ def _check_config(following: list[str]) -> None:
 
 def _demo(arguments: list[str]) -> None:
     (options,) = _parsed("demo", [DemoOptions], arguments)
-    from send.demo import demo
+    from send.demo.demo import run
+    from send.demo.language import text
 
     folder = Path(options.output_dir)
     if options.text is None:
-        demo.run(folder, seed=options.seed)
+        run(folder, seed=options.seed)
     else:
-        demo.text(options.text, folder, limit=options.limit, seed=options.seed)
+        text(options.text, folder, limit=options.limit, seed=options.seed)
 
 
 def _score(arguments: list[str]) -> None:
