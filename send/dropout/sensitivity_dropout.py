@@ -23,10 +23,11 @@ from send.data.as_dataset import as_dataset
 from send.dropout.mask import SensitivityMask
 from send.dropout.selection import check_selection, selected
 from send.dropout.sensitivity import SensitivityTracker, check_count, check_fraction
-from send.dropout.tracking import TrackingSet, Watched, read_rows, with_fitting_prompts
+from send.dropout.tracking import TrackingSet, Watched, with_fitting_prompts
 from send.models.answers import check_generation
 from send.models.embeddings import check_pooling
 from send.models.hidden_states import PENULTIMATE, block_at, hidden_size
+from send.models.tokenized_rows import read_rows
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -65,7 +66,7 @@ class SensitivityDropout:
     Parameters
     ----------
     tracking_dataset : datasets.Dataset, list of dict, list of str, str or Path
-        Rows as `tracking.read_rows` takes them, or texts, or a file: see `send.load_texts`.
+        Rows as `tokenized_rows.read_rows` takes them, or texts, or a file: see `send.load_texts`.
     drop_fraction : float
         Share of the embedding indices to drop. 0 is plain training with the same record.
     selection : {"sensitive", "random", "magnitude-matched", "none"}

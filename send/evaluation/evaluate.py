@@ -22,7 +22,6 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from send.detection.score_table import Numbers, ScoreTable
 from send.detection.scorer import HallucinationScorer
-from send.dropout.tracking import IGNORED, TrackingRow, padded
 from send.evaluation.intervals import Metric, check_level, mean_over_prompts
 from send.evaluation.rouge import rouge_l
 from send.evaluation.rows import EvaluationRow, draw, read_questions, with_reference, with_room
@@ -30,6 +29,7 @@ from send.models.answers import check_generation
 from send.models.embeddings import accepted_inputs, device_of, evaluating, learned_positions
 from send.models.generation import DEFAULT_BATCH
 from send.models.hidden_states import PENULTIMATE
+from send.models.tokenized_rows import IGNORED, TrackingRow, padded
 
 if TYPE_CHECKING:
     import pandas as pd

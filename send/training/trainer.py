@@ -26,8 +26,8 @@ from send.data.split_tracking import split_tracking
 from send.distillation.distillation import ROW, Distillation, distil
 from send.distillation.teacher import Teacher
 from send.dropout.callback import SendCallback
-from send.dropout.tracking import IGNORED
 from send.evaluation.callback import COLUMNS, EvaluationCallback
+from send.models.tokenized_rows import IGNORED
 from send.training.config import SendConfig
 from send.training.result import SendResult
 from send.training.running_sums import RunningSums

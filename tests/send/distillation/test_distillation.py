@@ -28,7 +28,7 @@ from send.distillation.distillation import CachedCollator
 from send.distillation.divergence import forward_kl, top_k
 from send.distillation.teacher import Teacher, logits_of
 from send.distillation.teacher_cache import HEADER, TeacherCache
-from send.dropout.tracking import IGNORED
+from send.models.tokenized_rows import IGNORED
 from send.training.config import SendConfig
 from send.training.trainer import SendTrainer, train
 from tests.send import naive

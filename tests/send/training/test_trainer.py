@@ -19,8 +19,8 @@ from trl import SFTConfig, TrlParser
 from send.checkpoints.checkpoint import STATE_FILE, read_state
 from send.data.split_tracking import split_tracking
 from send.dropout.callback import SendCallback
-from send.dropout.tracking import IGNORED, read_rows
 from send.models.hidden_states import HiddenTap, block_at
+from send.models.tokenized_rows import IGNORED, read_rows
 from send.training.config import SendConfig
 from send.training.trainer import SendTrainer, train
 from tests.send.interruption import StopAt, Stopped
