@@ -23,7 +23,8 @@ from trl import SFTTrainer
 from send.checkpoints.checkpoint import Row, check_complete, last_checkpoint, saving
 from send.data.as_dataset import as_dataset
 from send.data.split_tracking import split_tracking
-from send.distillation.distillation import ROW, Distillation, distil
+from send.distillation.distil import ROW, distil
+from send.distillation.distillation import Distillation
 from send.distillation.teacher import Teacher
 from send.dropout.callback import SendCallback
 from send.evaluation.callback import COLUMNS, EvaluationCallback
