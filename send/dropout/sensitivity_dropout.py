@@ -24,8 +24,8 @@ from send.dropout.mask import SensitivityMask
 from send.dropout.selection import check_selection, selected
 from send.dropout.sensitivity import SensitivityTracker, check_count, check_fraction
 from send.dropout.tracking import TrackingSet, Watched, with_fitting_prompts
-from send.models.answers import check_generation
 from send.models.embeddings import check_pooling
+from send.models.generation_options import check_generation
 from send.models.hidden_states import PENULTIMATE, block_at, hidden_size
 from send.models.tokenized_rows import read_rows
 

@@ -16,8 +16,8 @@ from send.dropout.sensitivity_dropout import agreed
 from send.evaluation.evaluate import METRICS, Evaluation, check_counts, evaluate
 from send.evaluation.intervals import check_level
 from send.evaluation.rows import draw, read_questions
-from send.models.answers import check_generation
 from send.models.embeddings import check_pooling
+from send.models.generation_options import check_generation
 from send.models.hidden_states import PENULTIMATE
 
 if TYPE_CHECKING:

@@ -25,9 +25,8 @@ from send.detection.scorer import HallucinationScorer
 from send.evaluation.intervals import Metric, check_level, mean_over_prompts
 from send.evaluation.rouge import rouge_l
 from send.evaluation.rows import EvaluationRow, draw, read_questions, with_reference, with_room
-from send.models.answers import check_generation
 from send.models.embeddings import accepted_inputs, device_of, evaluating, learned_positions
-from send.models.generation import DEFAULT_BATCH
+from send.models.generation_options import DEFAULT_BATCH, check_generation
 from send.models.hidden_states import PENULTIMATE
 from send.models.tokenized_rows import IGNORED, TrackingRow, padded
 
