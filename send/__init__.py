@@ -35,7 +35,7 @@ __all__ = [
 
 _HOME = {
     "eigenscore": "scores.eigenscore",
-    "ees": "scores.eigenscore",
+    "ees": "scores.ees",
     "sentence_embedding": "models.embeddings",
     "HallucinationScorer": "detection.scorer",
     "ScoreTable": "detection.scorer",

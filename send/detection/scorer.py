@@ -27,7 +27,8 @@ from send.models.answers import (
 from send.models.embeddings import check_pooling
 from send.models.generation_options import SamplingOptions
 from send.models.hidden_states import PENULTIMATE, block_at
-from send.scores.eigenscore import check_alpha, check_effort, ees, eigenscore
+from send.scores.ees import check_effort, ees
+from send.scores.eigenscore import check_alpha, eigenscore
 from specdens import AccuracyWarning
 from specdens.arrays.libraries import to_host
 
