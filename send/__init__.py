@@ -35,7 +35,7 @@ __all__ = [
 
 _HOME = {
     "eigenscore": "scores.eigenscore",
-    "ees": "scores.eigenscore",
+    "ees": "scores.ees",
     "sentence_embedding": "models.embeddings",
     "HallucinationScorer": "detection.scorer",
     "ScoreTable": "detection.scorer",
@@ -50,8 +50,8 @@ _HOME = {
     "SensitivityDropout": "dropout.sensitivity_dropout",
     "SensitivityTracker": "dropout.sensitivity",
     "SensitivityMask": "dropout.mask",
-    "load_texts": "data.loading",
-    "load_prompts": "data.loading",
+    "load_texts": "data.load_texts",
+    "load_prompts": "data.load_texts",
 }
 
 

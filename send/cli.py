@@ -6,11 +6,21 @@ import logging
 import os
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from send.cli_options import (
+    RECIPES,
+    DemoOptions,
+    EvaluateOptions,
+    ScoreOptions,
+    TrainOptions,
+    all_recipes,
+    parsed,
+    recipe_of,
+)
 
 if TYPE_CHECKING:
     from send.training.result import SendResult
@@ -30,93 +40,6 @@ USAGE = """usage: send COMMAND [--option value ...] [--config FILE.yaml]
 
 send COMMAND --help lists the options; a YAML file given by --config holds any of them: one of your
 own, or the name of a recipe. Flags go above it."""
-
-RECIPES = Path(__file__).parent / "recipes"
-
-
-@dataclass
-class DemoOptions:
-    """What `send demo` takes."""
-
-    output_dir: str = field(default="out", metadata={"help": "Folder for pictures and models."})
-    seed: int = field(default=0, metadata={"help": "Of everything."})
-    text: str | None = field(default=None, metadata={"help": "A file of texts: SenD on them."})
-    limit: int = field(default=400, metadata={"help": "With --text: how many of them."})
-
-
-@dataclass(kw_only=True)
-class AnswerOptions:
-    """A model and how it answers."""
-
-    model: str = field(metadata={"help": "A folder, or a name on the hub."})
-    num_samples: int = field(default=10, metadata={"help": "Answers sampled to a prompt (K)."})
-    temperature: float = field(default=0.5, metadata={"help": "Of sampling."})
-    top_k: int = field(default=5, metadata={"help": "Of sampling; 0: all tokens."})
-    top_p: float = field(default=0.99, metadata={"help": "Of sampling."})
-    max_new_tokens: int = field(default=64, metadata={"help": "Longest answer."})
-    layer: int = field(default=-2, metadata={"help": "Index into hidden_states."})
-    alpha: float = field(default=1e-3, metadata={"help": "Regularisation of the EigenScore."})
-    batch_size: int | None = field(default=None, metadata={"help": "Answers generated at once."})
-    device: str | None = field(default=None, metadata={"help": "For example cuda."})
-    trust_remote_code: bool = field(
-        default=False, metadata={"help": "Run code that comes with the model."}
-    )
-
-
-@dataclass(kw_only=True)
-class ScoreOptions(AnswerOptions):
-    """What `send score` takes."""
-
-    prompts: list[str] = field(default_factory=list, metadata={"help": "Prompts, one an argument."})
-    data: str | None = field(
-        default=None, metadata={"help": "A file: see send.load_prompts; or .txt, one a line."}
-    )
-    limit: int | None = field(default=None, metadata={"help": "Use the first so many prompts."})
-    output: str | None = field(default=None, metadata={"help": "Write .json or .csv; else print."})
-    seed: int = field(default=0, metadata={"help": "Of the sampled answers."})
-
-
-@dataclass(kw_only=True)
-class EvaluateOptions(AnswerOptions):
-    """What `send evaluate` takes."""
-
-    data: str = field(metadata={"help": "A file of prompts, with references: see send.evaluate."})
-    output: str | None = field(
-        default=None, metadata={"help": "Write a row for each prompt: .json or .csv."}
-    )
-    max_prompts: int | None = field(
-        default=None, metadata={"help": "Evaluate at most so many rows, drawn at random."}
-    )
-    level: float = field(default=0.95, metadata={"help": "Coverage of the intervals."})
-    seed: int = field(default=0, metadata={"help": "Of the prompts and the sampled answers."})
-
-
-@dataclass
-class TrainOptions:
-    """What `send train` takes besides all fields of `SendConfig`."""
-
-    model: str = field(metadata={"help": "A folder, or a name on the hub."})
-    data: str = field(metadata={"help": "A file, folder or hub name: see send.load_texts."})
-    tracking_data: str | None = field(
-        default=None, metadata={"help": "Rows to track sensitivity on, not trained on."}
-    )
-    prompt_data: str | None = field(
-        default=None, metadata={"help": "Prompts, with references or without, to answer meanwhile."}
-    )
-    eval_data: str | None = field(
-        default=None, metadata={"help": "Rows to evaluate on, as --eval_strategy says."}
-    )
-    teacher: str | None = field(
-        default=None, metadata={"help": "A model to distil from; see --lambda_kd and --kd_*."}
-    )
-    subset: str | None = field(
-        default=None, metadata={"help": "Which configuration of a data set on the hub."}
-    )
-    column: str | None = field(
-        default=None, metadata={"help": "A column to read as text, of all but --prompt_data."}
-    )
-    limit: int | None = field(default=None, metadata={"help": "Use the first so many rows."})
-    resume: bool = field(default=False, metadata={"help": "From the last complete checkpoint."})
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -187,77 +110,20 @@ def _be_quiet() -> None:
     datasets.disable_progress_bars()
 
 
-def _parsed(command: str, kinds: Sequence[type], arguments: list[str]) -> tuple[Any, ...]:
-    """Return options from flags and, below them, from a YAML file given by --config."""
-    from trl import TrlParser
-
-    def refuse(message: str) -> None:
-        msg = f"{message}; send {command} --help lists the options."
-        raise ValueError(msg)
-
-    if "--config" in arguments:
-        after = arguments.index("--config") + 1
-        recipe = _recipe(arguments[after]) if arguments[after:] else None
-        if recipe is not None and not Path(arguments[after]).exists():
-            arguments = [*arguments[:after], str(recipe), *arguments[after + 1 :]]
-        _check_config(arguments[after:])
-    parser = TrlParser(kinds, prog=f"send {command}", allow_abbrev=False)
-    parser.error = refuse  # argparse would print the whole usage
-    *options, unknown = parser.parse_args_and_config(arguments, return_remaining_strings=True)
-    if unknown:
-        # Without the values, one of which may be a token.
-        names = [text.split("=")[0] for text in unknown if text.startswith("-")]
-        refuse(f"unknown options: {' '.join(names) or 'values without a name'}")
-    return tuple(options)
-
-
-def _recipe(name: str) -> Path | None:
-    """Return the file of a recipe, named as `send recipes` names it."""
-    known = {path.relative_to(RECIPES).with_suffix("").as_posix(): path for path in _all_recipes()}
-    return known.get(name.removesuffix(".yaml"))
-
-
-def _all_recipes() -> list[Path]:
-    return sorted(RECIPES.rglob("*.yaml"), key=lambda path: (len(path.parts), path))
-
-
-def _check_config(following: list[str]) -> None:
-    """Refuse a file of settings that is not there, or does not hold settings."""
-    import yaml
-
-    if not following or not Path(following[0]).is_file():
-        msg = (
-            f"--config is followed by {(following or ['nothing'])[0]}; expected a YAML "
-            "file, or a name that `send recipes` lists."
-        )
-        raise ValueError(msg)
-    try:
-        settings = yaml.safe_load(Path(following[0]).read_text(encoding="utf-8-sig"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        # What PyYAML says besides quotes the line, which may hold a token.
-        mark = getattr(error, "problem_mark", None)
-        place = "" if mark is None else f" in line {mark.line + 1}"
-        reason = getattr(error, "problem", None) or type(error).__name__
-        msg = f"{following[0]} is not YAML{place}: {reason}"
-        raise ValueError(msg) from error
-    if not isinstance(settings, dict):
-        msg = f"{following[0]} holds no settings; expected lines such as 'seed: 1'."
-        raise ValueError(msg)
-
-
 def _demo(arguments: list[str]) -> None:
-    (options,) = _parsed("demo", [DemoOptions], arguments)
-    from send.demo import demo
+    (options,) = parsed("demo", [DemoOptions], arguments)
+    from send.demo.demo import run
+    from send.demo.language import text
 
     folder = Path(options.output_dir)
     if options.text is None:
-        demo.run(folder, seed=options.seed)
+        run(folder, seed=options.seed)
     else:
-        demo.text(options.text, folder, limit=options.limit, seed=options.seed)
+        text(options.text, folder, limit=options.limit, seed=options.seed)
 
 
 def _score(arguments: list[str]) -> None:
-    (options,) = _parsed("score", [ScoreOptions], arguments)
+    (options,) = parsed("score", [ScoreOptions], arguments)
     prompts = _prompts(options)
     _check_output(options.output)
     _check_device(options.device)
@@ -329,13 +195,13 @@ def _prompts_of(data: str | None) -> list[Any]:
     """Return the prompts in a file of rows, or the lines of a plain text."""
     if data is None:
         return []
-    from send.data.loading import load_prompts
+    from send.data.load_texts import load_prompts
 
     return load_prompts(data)
 
 
 def _evaluate(arguments: list[str]) -> None:
-    (options,) = _parsed("evaluate", [EvaluateOptions], arguments)
+    (options,) = parsed("evaluate", [EvaluateOptions], arguments)
     _check_output(options.output)
     _check_device(options.device)
     from send.evaluation.evaluate import evaluate
@@ -353,14 +219,14 @@ def _recipes(arguments: list[str]) -> None:
         print(USAGE)
         return
     for name in arguments:
-        path = _recipe(name)
+        path = recipe_of(name)
         if path is None:
             msg = f"there is no recipe {name!r}; send recipes lists them."
             raise ValueError(msg)
         print(path)
     if not arguments:
         print(f"In {RECIPES}:")
-        for path in _all_recipes():
+        for path in all_recipes():
             name = path.relative_to(RECIPES).with_suffix("").as_posix()
             print(f"  {name:18} {path.read_text().splitlines()[0].removeprefix('# ')}")
 
@@ -368,11 +234,11 @@ def _recipes(arguments: list[str]) -> None:
 def _train(arguments: list[str]) -> None:
     from accelerate import PartialState
 
-    from send.data.loading import load_texts
+    from send.data.load_texts import load_texts
     from send.training.config import SendConfig
     from send.training.train import train
 
-    options, config = _parsed("train", [TrainOptions, SendConfig], arguments)
+    options, config = parsed("train", [TrainOptions, SendConfig], arguments)
     load = partial(load_texts, subset=options.subset, column=options.column)
     result = train(
         options.model,

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from math import isclose
 from typing import TYPE_CHECKING, Any
 
@@ -10,7 +11,14 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-__all__ = ["plot_history", "plot_rates", "plot_run", "plot_sensitivity"]
+__all__ = [
+    "panels",
+    "plot_examinations",
+    "plot_history",
+    "plot_rates",
+    "plot_run",
+    "plot_sensitivity",
+]
 
 PANELS: dict[str, dict[str, str]] = {
     "loss (nats per token)": {
@@ -261,6 +269,90 @@ def plot_rates(
     ax.set_ylabel(label)
     ax.legend()
     return ax
+
+
+def plot_examinations(
+    arms: Mapping[str, Sequence[Mapping[str, Any]]], *, mask_begins: int | None = None
+) -> Figure:
+    """Plot EigenScore and hallucination rates of several trainings over their epochs.
+
+    Parameters
+    ----------
+    arms : mapping of str to sequence of dict
+        By the name that the legends show, `send.demo.experiment.Examiner.rows`.
+    mask_begins : int, optional
+        The epoch from which SenD drops indices: a dotted line.
+
+    Returns
+    -------
+    matplotlib Figure
+        A panel for the mean EigenScore, with one standard error over prompts, and one for the rate
+        of each group of people, with its interval over questions.
+    """
+
+    def draw(
+        ax: Axes, label: str, value: Callable[[Any], float], band: Callable[[Any], Any]
+    ) -> None:
+        plot_rates(
+            {arm: [value(row) for row in rows] for arm, rows in arms.items()},
+            bands={arm: [band(row) for row in rows] for arm, rows in arms.items()},
+            label=label,
+            unit="epoch",
+            ax=ax,
+        )
+        if mask_begins is not None:
+            style: dict[str, Any] = {"color": "0.4", "linestyle": ":", "linewidth": 1}
+            ax.axvline(mask_begins, label="SenD's mask begins", **style)
+        ax.legend()
+
+    def scores(ax: Axes) -> None:
+        draw(
+            ax,
+            "mean EigenScore",
+            lambda row: row["eigenscore"]["all"],
+            lambda row: row["eigenscore_stderr"],
+        )
+        ax.set_title("band: one standard error over prompts")
+
+    def rates(ax: Axes, group: str) -> None:
+        def interval(row: Any) -> tuple[float, float]:
+            return row["rates"][group]["low"], row["rates"][group]["high"]
+
+        draw(ax, "hallucination rate", lambda row: row["rates"][group]["rate"], interval)
+        ax.set_title(f"{group} people")
+        ax.set_ylim(-0.03, 1.03)  # room for the markers at 0 and 1
+
+    return panels(
+        [scores, *(partial(rates, group=group) for group in ("known", "new", "unknown"))],
+        title="One run. Bands of rates: 95 % intervals over questions, not over trainings",
+    )
+
+
+def panels(draw: Sequence[Callable[[Axes], Any]], *, title: str | None = None) -> Figure:
+    """Return a picture of some panels, two in a row, each drawn by a function of its axes.
+
+    Parameters
+    ----------
+    draw : sequence of callable
+        One for each panel.
+    title : str, optional
+        Above all.
+
+    Returns
+    -------
+    matplotlib Figure
+        Which pyplot does not know: it goes when it is not used any more.
+    """
+    from matplotlib.figure import Figure
+
+    columns = min(2, len(draw))
+    rows = -(-len(draw) // columns)
+    figure = Figure(figsize=(4.8 * columns, 3.8 * rows), dpi=140, layout="constrained")
+    for ax, panel in zip(figure.subplots(rows, columns, squeeze=False).flat, draw, strict=True):
+        panel(ax)
+    if title is not None:
+        figure.suptitle(title)
+    return figure
 
 
 def _ends(value: float, band: float | tuple[float, float]) -> tuple[float, float]:

@@ -16,7 +16,7 @@ SPECDENS = """
 """
 SEND = """
     data scores models checkpoints detection dropout evaluation distillation plotting training world
-    demo __init__ cli __main__
+    demo __init__ cli_options cli __main__
 """
 FOLDERS = {"specdens": SPECDENS.split(), "send": SEND.split()}
 """From the ground up. What stands directly under a package counts as a folder of one file."""

@@ -29,7 +29,7 @@ LAST = 3
 def one(seed: int) -> dict[str, Any]:
     """Run both arms of a world and return what was found in the last epochs."""
     os.environ["TQDM_DISABLE"] = "1"
-    from send.demo.demo import language
+    from send.demo.language import language
 
     with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(io.StringIO()):
         found = language(Path(folder), seed=seed)

@@ -27,7 +27,7 @@ import torch
 
 from benchmarks.measuring.record import record
 from send import load_texts
-from send.demo.experiment import pretrain
+from send.demo.experiment import Pretraining, pretrain
 from send.world import small_model
 from send.world.tokens import subword_tokenizer
 
@@ -78,11 +78,11 @@ def prepare(file: Path, folder: Path, *, seed: int) -> float:
     )
     tokenizer = subword_tokenizer(list(before["text"]))
     model = small_model(tokenizer, positions=2 * TOKENS, seed=seed)
+    pretraining = Pretraining(
+        epochs=3, learning_rate=2e-3, batch_size=16, max_length=TOKENS, seed=seed
+    )
     with contextlib.redirect_stdout(io.StringIO()):
-        loss = pretrain(
-            model, before, tokenizer, epochs=3, learning_rate=2e-3, batch_size=16,
-            max_length=TOKENS, seed=seed, folder=folder / "model",
-        )  # fmt: skip
+        loss = pretrain(model, before, tokenizer, pretraining, folder=folder / "model")
     taught.to_json(folder / "texts.jsonl")
     return loss
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from itertools import chain, islice
 from typing import Any, TypeAlias
 
-__all__ = ["EMPTY", "Checked", "Row", "Shape", "check_rows"]
+__all__ = ["EMPTY", "PROMPTS", "QUESTIONS", "TEXTS", "Checked", "Row", "Shape", "check_rows"]
 
 logger = logging.getLogger(__name__)
 
@@ -84,6 +84,36 @@ class Shape:
     def expected(self) -> str:
         """What a column holds, in words."""
         return {"text": "text", "chat": CHAT, "sentences": "a list of texts"}[self.kind]
+
+
+PAIR = ("prompt", "completion")
+
+TEXTS = (
+    Shape(PAIR),
+    Shape(PAIR, "chat"),
+    Shape(("messages",), "chat"),
+    Shape(("text",)),
+    Shape(("sentences",), "sentences"),
+)
+"""Rows to train on; those of sentences are made into text."""
+
+PROMPTS = (
+    Shape(("prompt",)),
+    Shape(("prompt",), "chat"),
+    Shape(("question",)),
+    Shape(("user_query",)),
+    Shape(("text",)),
+)
+"""Rows to ask: the first column that there is."""
+
+QUESTIONS = (
+    *TEXTS[:3],
+    *(Shape((asked, "answer")) for asked in ("question", "prompt", "user_query")),
+    *(Shape((asked, "reference")) for asked in ("question", "prompt", "user_query")),
+    *PROMPTS,
+    TEXTS[-1],
+)
+"""Rows to ask, with references where they have them."""
 
 
 def _is_message(value: Any) -> bool:

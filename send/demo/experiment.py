@@ -18,7 +18,7 @@ from transformers import (
 from transformers.trainer_callback import TrainerControl, TrainerState
 from trl import SFTConfig, SFTTrainer
 
-from send.data.loading import as_dataset
+from send.data.as_dataset import as_dataset
 from send.models.answers import greedy_answers, sample_answers
 from send.scores.eigenscore import eigenscore
 from send.training.config import SendConfig
@@ -29,7 +29,7 @@ from send.world import Group, Question, World, hallucination_rate
 if TYPE_CHECKING:
     from datasets import Dataset
 
-__all__ = ["Examiner", "Schedule", "fine_tune", "pretrain"]
+__all__ = ["Examiner", "Pretraining", "Schedule", "fine_tune", "pretrain"]
 
 GROUPS: tuple[Group, ...] = ("known", "new", "unknown")
 LONGEST_ANSWER = 8
@@ -148,16 +148,29 @@ class Examiner(TrainerCallback):  # type: ignore[misc]  # mypy does not follow t
         }
 
 
+@dataclass(frozen=True, kw_only=True)
+class Pretraining:
+    """How a model is trained from scratch.
+
+    Attributes
+    ----------
+    epochs, learning_rate, batch_size, max_length, seed
+        The rate falls by the cosine after a short warm-up.
+    """
+
+    epochs: float
+    learning_rate: float
+    batch_size: int = 64
+    max_length: int = 128
+    seed: int = 0
+
+
 def pretrain(
     model: PreTrainedModel,
     rows: Dataset | Sequence[Any],
     tokenizer: PreTrainedTokenizerBase,
+    pretraining: Pretraining,
     *,
-    epochs: float,
-    learning_rate: float,
-    batch_size: int = 64,
-    max_length: int = 128,
-    seed: int = 0,
     folder: str | Path,
 ) -> float:
     """Train a model from scratch, by TRL's supervised trainer.
@@ -169,8 +182,7 @@ def pretrain(
     rows : datasets.Dataset or list
         As for `send.train`.
     tokenizer : PreTrainedTokenizerBase
-    epochs, learning_rate, batch_size, max_length, seed
-        The rate falls by the cosine after a short warm-up.
+    pretraining : Pretraining
     folder : str or Path
         Where the model and its tokenizer are saved.
 
@@ -181,14 +193,14 @@ def pretrain(
     """
     config = SFTConfig(
         output_dir=str(folder),
-        num_train_epochs=epochs,
-        learning_rate=learning_rate,
+        num_train_epochs=pretraining.epochs,
+        learning_rate=pretraining.learning_rate,
         lr_scheduler_type="cosine",
         warmup_steps=20,
         weight_decay=0.01,
-        per_device_train_batch_size=batch_size,
-        max_length=max_length,
-        **quiet(seed),
+        per_device_train_batch_size=pretraining.batch_size,
+        max_length=pretraining.max_length,
+        **quiet(pretraining.seed),
     )
     trainer = SFTTrainer(model, config, train_dataset=as_dataset(rows), processing_class=tokenizer)
     loss = float(trainer.train().training_loss)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import warnings
 from collections.abc import Iterable
-from typing import Any
 
 import numpy as np
 import torch
@@ -26,8 +25,10 @@ from send.models.answers import (
     sample_answers,
 )
 from send.models.embeddings import check_pooling
+from send.models.generation_options import SamplingOptions
 from send.models.hidden_states import PENULTIMATE, block_at
-from send.scores.eigenscore import check_alpha, check_effort, ees, eigenscore
+from send.scores.ees import check_effort, ees
+from send.scores.eigenscore import check_alpha, eigenscore
 from specdens import AccuracyWarning
 from specdens.arrays.libraries import to_host
 
@@ -178,7 +179,7 @@ class HallucinationScorer:
         prompts : str, or iterable of str or of chats
             A chat is a list of messages, rendered by the chat template of the tokenizer.
         num_samples, temperature, top_k, top_p, max_new_tokens, count_eos, batch_size, seed
-            As for `send.models.answers.sample_answers`.
+            As for `send.models.generation_options.SamplingOptions`.
         alpha : float
             Regularisation of the scores, as for `send.eigenscore`.
         moments, probes : int
@@ -208,26 +209,21 @@ class HallucinationScorer:
         texts = [prompt_text(self.processing_class, prompt) for prompt in asked]
         check_alpha(alpha)  # before hours of generation
         check_effort(moments, probes)
-        reading: dict[str, Any] = {
-            "max_new_tokens": max_new_tokens,
-            "layer": self.layer,
-            "pooling": self.pooling,
-            "count_eos": count_eos,
-            "batch_size": batch_size,
-            "progress": progress,
-        }
-        samples = sample_answers(
-            self.model,
-            self.processing_class,
-            asked,
+        options = SamplingOptions(
             num_samples=num_samples,
             temperature=temperature,
             top_k=top_k,
             top_p=top_p,
+            max_new_tokens=max_new_tokens,
+            layer=self.layer,
+            pooling=self.pooling,
+            count_eos=count_eos,
+            batch_size=batch_size,
             seed=seed,
-            **reading,
+            progress=progress,
         )
-        greedy = greedy_answers(self.model, self.processing_class, asked, **reading)
+        samples = sample_answers(self.model, self.processing_class, asked, options)
+        greedy = greedy_answers(self.model, self.processing_class, asked, options)
         estimates = _estimated(
             samples.embeddings, moments=moments, probes=probes, alpha=alpha, seed=seed
         )

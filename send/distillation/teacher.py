@@ -21,8 +21,8 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
-from send.dropout.tracking import IGNORED
 from send.models.embeddings import device_of
+from send.models.tokenized_rows import IGNORED
 
 __all__ = ["Teacher", "logits_of", "response_mask"]
 

@@ -11,8 +11,8 @@ from typing import Any, TypeVar
 
 from send.dropout.selection import check_selection
 from send.dropout.sensitivity import AGGREGATES, check_count, check_fraction
-from send.models.answers import check_generation
 from send.models.embeddings import check_pooling
+from send.models.generation_options import check_generation
 from send.models.hidden_states import PENULTIMATE
 
 __all__ = [

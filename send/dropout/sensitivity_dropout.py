@@ -16,14 +16,15 @@ from torch import nn
 from transformers import PreTrainedTokenizerBase
 
 from send.checkpoints.checkpoint import Row, SendState, read_state, write_state
-from send.data.loading import as_dataset
+from send.data.as_dataset import as_dataset
 from send.dropout.history import OF_A_CHOICE, agreed, prefixed, spread
 from send.dropout.mask import SensitivityMask
 from send.dropout.options import SensitivityDropoutOptions, keywords_of
 from send.dropout.selection import selected
 from send.dropout.sensitivity import SensitivityTracker
-from send.dropout.tracking import TrackingSet, Watched, read_rows, with_fitting_prompts
+from send.dropout.tracking import TrackingSet, Watched, with_fitting_prompts
 from send.models.hidden_states import block_at, hidden_size
+from send.models.tokenized_rows import read_rows
 from send.models.wrapped import check_head, uncompiled, unwrapped
 
 if TYPE_CHECKING:
@@ -72,7 +73,7 @@ class SensitivityDropout:
     Parameters
     ----------
     tracking_dataset : datasets.Dataset, list of dict, list of str, str or Path
-        Rows as `tracking.read_rows` takes them, or texts, or a file: see `send.load_texts`.
+        Rows as `tokenized_rows.read_rows` takes them, or texts, or a file: see `send.load_texts`.
     **options
         As the attributes of `DropoutOptions` (drop_fraction, selection, window, hold, warmup,
         cooldown, layer, pooling, aggregate, rescale, score_prompts, num_samples, max_new_tokens,

@@ -23,13 +23,13 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from send.detection.score_table import Numbers, ScoreTable
 from send.detection.scorer import HallucinationScorer
 from send.dropout.options import keywords_of
-from send.dropout.tracking import IGNORED, TrackingRow, padded
 from send.evaluation.intervals import Metric, mean_over_prompts
 from send.evaluation.options import EvaluationOptions
 from send.evaluation.rouge import rouge_l
 from send.evaluation.rows import EvaluationRow, draw, read_questions, with_reference, with_room
 from send.models.embeddings import accepted_inputs, device_of, evaluating, learned_positions
-from send.models.generation import DEFAULT_BATCH
+from send.models.generation_options import DEFAULT_BATCH
+from send.models.tokenized_rows import IGNORED, TrackingRow, padded
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -6,8 +6,7 @@ import math
 from dataclasses import dataclass
 
 from send.evaluation.intervals import check_level
-from send.models.answers import check_drawing, check_generation
-from send.models.embeddings import check_pooling
+from send.models.generation_options import SamplingOptions
 from send.models.hidden_states import PENULTIMATE
 
 __all__ = ["EvaluationOptions"]
@@ -55,17 +54,21 @@ class EvaluationOptions:
 
     def __post_init__(self) -> None:
         """Check all of it."""
-        check_generation(
-            num_samples=self.num_samples, max_new_tokens=self.max_new_tokens, seed=self.seed
+        SamplingOptions(
+            num_samples=self.num_samples,
+            temperature=self.temperature,
+            top_k=self.top_k,
+            top_p=self.top_p,
+            max_new_tokens=self.max_new_tokens,
+            layer=self.layer,
+            pooling=self.pooling,
+            batch_size=self.batch_size,
+            seed=self.seed,
         )
-        check_drawing(self.temperature, self.top_k, self.top_p)
-        check_pooling(self.pooling)
         check_level(self.level)
         if not 0 < self.alpha < math.inf:
             msg = f"alpha is {self.alpha}; expected a positive number."
             raise ValueError(msg)
-        for name in ("max_prompts", "batch_size"):
-            count = getattr(self, name)
-            if count is not None and count < 1:
-                msg = f"{name} is {count}; expected at least 1."
-                raise ValueError(msg)
+        if self.max_prompts is not None and self.max_prompts < 1:
+            msg = f"max_prompts is {self.max_prompts}; expected at least 1."
+            raise ValueError(msg)

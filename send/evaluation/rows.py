@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from transformers import PreTrainedTokenizerBase
 
-from send.data.loading import as_dataset, load_questions
-from send.dropout.tracking import IGNORED, TrackingRow, read_row
+from send.data.as_dataset import as_dataset
+from send.data.load_texts import load_questions
 from send.models.answers import Prompt, token_ids
+from send.models.tokenized_rows import IGNORED, TrackingRow, read_row
 
 if TYPE_CHECKING:
     from datasets import Dataset

@@ -2,24 +2,21 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, TypeAlias
 
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from send.models.generation import Answers, Reading, answer, generation_config, require
-from send.models.hidden_states import PENULTIMATE
+from send.models.generation import Answers, answer, generation_config
+from send.models.generation_options import GenerationOptions, SamplingOptions, require
 
 __all__ = [
     "Answers",
     "Prompt",
     "Samples",
-    "check_drawing",
-    "check_generation",
     "greedy_answers",
     "prompt_text",
     "sample_answers",
@@ -63,19 +60,8 @@ def sample_answers(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
     prompts: Sequence[Prompt],
-    *,
-    num_samples: int = 10,
-    temperature: float = 0.5,
-    top_k: int = 5,
-    top_p: float = 0.99,
-    max_new_tokens: int = 64,
-    layer: int = PENULTIMATE,
-    pooling: str = "mean+last",
-    span: str = "answer",
-    count_eos: bool = False,
-    batch_size: int | None = None,
-    seed: int = 0,
-    progress: bool = False,
+    options: SamplingOptions | None = None,
+    **changes: Any,
 ) -> Samples:
     """Sample K answers to each prompt, and embed them.
 
@@ -91,27 +77,11 @@ def sample_answers(
         Its tokenizer. It needs no pad token, and its padding side does not matter.
     prompts : sequence of str or of chats
         A chat is a list of messages, rendered by the chat template of the tokenizer.
-    num_samples : int
-        K.
-    temperature, top_k, top_p : float, int, float
-        How the answers are drawn. ``top_k=0`` and ``top_p=1`` draw from all tokens.
-    max_new_tokens : int
-        At most so many tokens in an answer.
-    layer : int
-        Index into Transformers' ``hidden_states``; -2 is the output of the last block but one.
-    pooling : {"mean+last", "mean", "last"}
-        As for `send.models.embeddings.pool`.
-    span : {"answer", "all"}
-        The tokens that are pooled: the answer's, or the prompt's and the answer's.
-    count_eos : bool
-        Whether the end token is one of the answer's tokens: in embedding, likelihood, entropy.
-    batch_size : int, optional
-        Number of answers generated at once, of one or of several prompts; 64 unless given.
-    seed : int
-        The same seed gives the same answers, as long as prompts, options and ``batch_size`` are
-        the same: the answers of a batch are drawn from one stream of random numbers.
-    progress : bool
-        Show a bar, one step a batch.
+    options : SamplingOptions, optional
+        How answers are drawn, how long they are, and what is read of them; its defaults unless
+        given.
+    **changes
+        Fields of the options by name, such as ``num_samples=4``.
 
     Returns
     -------
@@ -146,22 +116,19 @@ def sample_answers(
     >>> tuple(samples.embeddings.shape), len(samples.answers[0])
     ((1, 8, 4), 4)
     """
-    check_generation(num_samples=num_samples, max_new_tokens=max_new_tokens, seed=seed)
-    check_drawing(temperature, top_k, top_p)
+    options = replace(options or SamplingOptions(), **changes)
     config = generation_config(
         model,
         tokenizer,
-        max_new_tokens=max_new_tokens,
-        temperature=float(temperature),
-        top_k=top_k,
-        top_p=float(top_p),
+        max_new_tokens=options.max_new_tokens,
+        temperature=float(options.temperature),
+        top_k=options.top_k,
+        top_p=float(options.top_p),
     )
-    reading = Reading(layer=layer, pooling=pooling, span=span, count_eos=count_eos)
+    num_samples = options.num_samples
     rows = [ids for ids in _asked(tokenizer, prompts) for _ in range(num_samples)]
-    with _seeded(seed):
-        flat = answer(
-            model, tokenizer, rows, config, reading, batch_size=batch_size, progress=progress
-        )
+    with _seeded(options.seed):
+        flat = answer(model, tokenizer, rows, config, options)
     shape = (len(rows) // num_samples, num_samples)
     embeddings = flat.embeddings.reshape(*shape, flat.embeddings.shape[1])
     return Samples(
@@ -178,14 +145,8 @@ def greedy_answers(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
     prompts: Sequence[Prompt],
-    *,
-    max_new_tokens: int = 64,
-    layer: int = PENULTIMATE,
-    pooling: str = "mean+last",
-    span: str = "answer",
-    count_eos: bool = False,
-    batch_size: int | None = None,
-    progress: bool = False,
+    options: GenerationOptions | None = None,
+    **changes: Any,
 ) -> Answers:
     """Return the greedy answer to each prompt: each token the most likely one.
 
@@ -195,8 +156,11 @@ def greedy_answers(
     ----------
     model, tokenizer, prompts
         As for `sample_answers`.
-    max_new_tokens, layer, pooling, span, count_eos, batch_size, progress
-        As for `sample_answers`.
+    options : GenerationOptions, optional
+        How long answers are, and what is read of them; its defaults unless given. How answers are
+        drawn, of `SamplingOptions`, does not matter.
+    **changes
+        Fields of the options by name, such as ``max_new_tokens=4``.
 
     Returns
     -------
@@ -208,10 +172,9 @@ def greedy_answers(
     TypeError, ValueError
         As for `sample_answers`.
     """
-    config = generation_config(model, tokenizer, max_new_tokens=max_new_tokens)
-    reading = Reading(layer=layer, pooling=pooling, span=span, count_eos=count_eos)
-    rows = _asked(tokenizer, prompts)
-    return answer(model, tokenizer, rows, config, reading, batch_size=batch_size, progress=progress)
+    options = replace(options or GenerationOptions(), **changes)
+    config = generation_config(model, tokenizer, max_new_tokens=options.max_new_tokens)
+    return answer(model, tokenizer, _asked(tokenizer, prompts), config, options)
 
 
 def prompt_text(tokenizer: PreTrainedTokenizerBase, prompt: Prompt) -> str:
@@ -295,24 +258,6 @@ def _asked(tokenizer: PreTrainedTokenizerBase, prompts: Sequence[Prompt]) -> lis
     for number, ids in enumerate(rows):
         require(len(ids) > 0, f"prompt {number} has no tokens; expected one at least.")
     return rows
-
-
-def check_generation(*, num_samples: int, max_new_tokens: int, seed: int) -> None:
-    """Raise a ValueError unless so many answers of this length can be drawn with this seed."""
-    require(num_samples >= 1, f"num_samples is {num_samples}; expected 1 at least.")
-    require(max_new_tokens >= 1, f"max_new_tokens is {max_new_tokens}; expected 1 at least.")
-    require(0 <= seed < 2**64, f"seed is {seed}; expected an integer from 0 to 2**64 - 1.")
-
-
-def check_drawing(temperature: float, top_k: int, top_p: float) -> None:
-    """Raise a ValueError unless tokens can be drawn so."""
-    require(
-        math.isfinite(temperature) and temperature > 0,
-        f"temperature is {temperature}; expected a positive number. For the most likely answer, "
-        "use greedy_answers.",
-    )
-    require(top_k >= 0, f"top_k is {top_k}; expected a number of tokens, or 0 for all of them.")
-    require(0 < top_p <= 1, f"top_p is {top_p}; expected a probability in (0, 1].")
 
 
 @contextmanager

@@ -23,19 +23,16 @@ from transformers import (
 
 from send.models.embeddings import (
     accepted_inputs,
-    check_pooling,
     device_of,
     evaluating,
     learned_positions,
     pool,
     positions,
 )
+from send.models.generation_options import GenerationOptions, require
 from send.models.hidden_states import HiddenTap
 
-__all__ = ["DEFAULT_BATCH", "Answers", "Reading", "answer", "generation_config", "require"]
-
-SPANS = ("answer", "all")
-DEFAULT_BATCH = 64
+__all__ = ["Answers", "answer", "generation_config"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -67,26 +64,6 @@ class Answers:
     ended: torch.Tensor
 
 
-@dataclass(frozen=True, kw_only=True)
-class Reading:
-    """What is read of an answer: the layer, how its states are pooled, and which tokens count."""
-
-    layer: int
-    pooling: str
-    span: str
-    count_eos: bool
-
-    def __post_init__(self) -> None:
-        check_pooling(self.pooling)
-        require(self.span in SPANS, f"span is {self.span!r}; expected one of {SPANS}.")
-
-
-def require(condition: bool, msg: str) -> None:
-    """Raise a ValueError with this message unless the condition holds."""
-    if not condition:
-        raise ValueError(msg)
-
-
 def generation_config(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
@@ -103,7 +80,6 @@ def generation_config(
             "such as AutoModelForCausalLM.from_pretrained gives."
         )
         raise TypeError(msg)
-    require(max_new_tokens >= 1, f"max_new_tokens is {max_new_tokens}; expected 1 at least.")
     ends = _end_ids(model, tokenizer)
     return GenerationConfig(
         max_new_tokens=max_new_tokens,
@@ -134,22 +110,18 @@ def answer(
     tokenizer: PreTrainedTokenizerBase,
     rows: Sequence[list[int]],
     config: GenerationConfig,
-    reading: Reading,
-    *,
-    batch_size: int | None,
-    progress: bool,
+    options: GenerationOptions,
 ) -> Answers:
     """Return one answer to each row of token ids."""
     from tqdm.auto import tqdm
 
-    size = DEFAULT_BATCH if batch_size is None else batch_size
-    require(size >= 1, f"batch_size is {size}; expected 1 at least.")
     _check_fit(model, rows, config.max_new_tokens)
+    size = options.at_once
     batches = [rows[i : i + size] for i in range(0, len(rows), size)]
     parts = [_no_answers(model)]
     with torch.no_grad(), evaluating(model), _configured(model, config):
-        for batch in tqdm(batches, desc="answers", unit="batch", disable=not progress):
-            parts.append(_answer_batch(model, tokenizer, batch, config, reading))
+        for batch in tqdm(batches, desc="answers", unit="batch", disable=not options.progress):
+            parts.append(_answer_batch(model, tokenizer, batch, config, options))
     return Answers(
         answers=[text for part in parts for text in part.answers],
         embeddings=torch.cat([part.embeddings for part in parts]),
@@ -203,10 +175,10 @@ def _answer_batch(
     tokenizer: PreTrainedTokenizerBase,
     rows: Sequence[list[int]],
     config: GenerationConfig,
-    reading: Reading,
+    options: GenerationOptions,
 ) -> Answers:
     ids, mask = _left_padded(rows, config.pad_token_id, device_of(model))
-    with HiddenTap(model, reading.layer) as tap:
+    with HiddenTap(model, options.layer) as tap:
         record = _Record(tap)
         out = model.generate(
             input_ids=ids,
@@ -216,12 +188,12 @@ def _answer_batch(
         )
         new = out.sequences[:, ids.shape[1] :]
         text, with_end = _answer_tokens(new, config.eos_token_id or [])
-        counted = with_end if reading.count_eos else text
+        counted = with_end if options.count_eos else text
         if bool(counted[:, -1].any()) and record.width < out.sequences.shape[1]:
             _feed_last(model, out, mask)
             record.take_states(1)
-    marked = torch.cat([_prompt_tokens(mask, counted, reading.span), counted], dim=1)
-    embeddings = pool(record.states, marked[:, : record.width], pooling=reading.pooling)
+    marked = torch.cat([_prompt_tokens(mask, counted, options.span), counted], dim=1)
+    embeddings = pool(record.states, marked[:, : record.width], pooling=options.pooling)
     lengths = text.sum(dim=1).cpu()
     nll, entropy = record.likelihood(out.sequences)
     return Answers(

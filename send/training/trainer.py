@@ -19,8 +19,9 @@ from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 from trl import SFTTrainer
 
 from send.checkpoints.checkpoint import check_complete, last_checkpoint, saving
-from send.data.loading import as_dataset
-from send.distillation.distillation import ROW, Distillation, distil
+from send.data.as_dataset import as_dataset
+from send.distillation.distil import ROW, distil
+from send.distillation.distillation import Distillation
 from send.distillation.teacher import Teacher
 from send.dropout.callback import SendCallback
 from send.dropout.options import DropoutOptions, chosen

@@ -7,8 +7,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from send.data.loading import as_dataset, split_tracking
-from send.dropout.tracking import IGNORED
+from send.data.as_dataset import as_dataset
+from send.data.split_tracking import split_tracking
+from send.models.tokenized_rows import IGNORED
 from send.training.config import SendConfig
 
 if TYPE_CHECKING:
@@ -19,7 +20,7 @@ __all__ = ["Rows", "check_columns", "rows_of", "sets_of", "split_off", "with_lab
 logger = logging.getLogger(__name__)
 
 Rows: TypeAlias = "Dataset | Sequence[Any] | str | Path"
-"""What `send.data.loading.as_dataset` takes."""
+"""What `send.data.as_dataset.as_dataset` takes."""
 
 
 def rows_of(data: Rows | IterableDataset, args: SendConfig) -> Dataset | IterableDataset:

@@ -108,3 +108,21 @@ def quick_garbage_collection():
     gc.freeze()
     yield
     gc.unfreeze()
+
+
+@pytest.fixture
+def examinations():
+    """Rows of two examiners in which every number is another one."""
+    return {"plain": _examined(0.03), "SenD": _examined(0.07)}
+
+
+def _examined(shift):
+    rows = []
+    for epoch in range(3):
+        rates = {}
+        for place, group in enumerate(("known", "new", "unknown")):
+            rate = 0.1 * epoch + 0.2 * place + shift
+            rates[group] = {"rate": rate, "low": rate - 0.011, "high": rate + 0.017}
+        scores = {"eigenscore": {"all": epoch - 5 + shift}, "eigenscore_stderr": 0.25 + shift}
+        rows.append({"epoch": epoch, "rates": rates, **scores})
+    return rows

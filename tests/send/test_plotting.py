@@ -4,7 +4,13 @@ import pytest
 from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
 
-from send.plotting import plot_history, plot_rates, plot_run, plot_sensitivity
+from send.plotting import (
+    plot_examinations,
+    plot_history,
+    plot_rates,
+    plot_run,
+    plot_sensitivity,
+)
 
 
 def row(checkpoint, **values):
@@ -195,3 +201,21 @@ def test_a_run_without_scores_has_losses_alone():
     plt.close(figure)
     with pytest.raises(ValueError, match="no checkpoint"):
         plot_run([])
+
+
+def test_each_panel_shows_its_own_group(examinations):
+    scores, *rates = plot_examinations(examinations, mask_begins=1).axes
+    lines = {line.get_label(): line.get_ydata() for line in scores.get_lines()}
+    assert list(lines) == [*examinations, "SenD's mask begins"]
+    for arm, rows in examinations.items():
+        assert list(lines[arm]) == [row["eigenscore"]["all"] for row in rows]
+    assert [ax.get_title() for ax in rates] == ["known people", "new people", "unknown people"]
+    for ax, group in zip(rates, ("known", "new", "unknown"), strict=True):
+        lines = {line.get_label(): line.get_ydata() for line in ax.get_lines()}
+        bands = dict(zip(examinations, ax.collections, strict=True))
+        for arm, rows in examinations.items():
+            assert list(lines[arm]) == [row["rates"][group]["rate"] for row in rows]
+            heights = bands[arm].get_paths()[0].vertices[:, 1]
+            assert heights.min() == min(row["rates"][group]["low"] for row in rows)
+            assert heights.max() == max(row["rates"][group]["high"] for row in rows)
+        assert ax.get_xlabel() == "epoch"

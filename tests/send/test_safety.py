@@ -15,7 +15,7 @@ from safetensors import safe_open
 
 from send.checkpoints.checkpoint import STATE_FILE, read_state, write_state
 from send.cli import main
-from send.data.loading import load_texts
+from send.data.load_texts import load_texts
 from send.training.config import SendConfig
 from tests.send.interruption import a_trainer
 from tests.send.small_world import WORLD, saved_model, saved_rows

@@ -19,7 +19,7 @@ from torch.distributed.fsdp import fully_shard
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 from trl.trainer.utils import add_fused_lm_head
 
-from send.distillation import distillation
+from send.distillation import distil, distillation
 from send.distillation.distillation import Distillation
 from send.distillation.teacher import Teacher
 from send.training.config import SendConfig
@@ -115,7 +115,7 @@ def gradients(shard, together=()):
 
 def main(folder):
     torch.set_num_threads(1)
-    distillation.PORTION = 3 * len(VOCABULARY)
+    distil.PORTION = distillation.PORTION = 3 * len(VOCABULARY)
     result = {
         "live": trained(folder, processes=2, cached=False),
         "cached": trained(folder, processes=2, cached=True),

@@ -11,13 +11,14 @@ import torch
 from datasets import Dataset
 from peft import LoraConfig, get_peft_model
 
-from send.data.loading import load_texts
+from send.data.load_texts import load_texts
 from send.detection.scorer import HallucinationScorer
 from send.dropout.mask import SensitivityMask
-from send.dropout.tracking import IGNORED, TrackingSet, read_rows
+from send.dropout.tracking import TrackingSet
 from send.evaluation.evaluate import METRICS, evaluate, reference_nll
 from send.evaluation.rouge import rouge_l
 from send.evaluation.rows import draw, read_questions, with_reference, with_room
+from send.models.tokenized_rows import IGNORED, read_rows
 from send.world import World
 from tests.send import naive
 from tests.send.rows import CITIES, NAMES, TEMPLATE

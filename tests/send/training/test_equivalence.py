@@ -14,8 +14,9 @@ from torch import nn
 from transformers import AutoModelForCausalLM
 
 from send.dropout.mask import SensitivityMask
-from send.dropout.tracking import TrackingSet, read_rows
+from send.dropout.tracking import TrackingSet
 from send.models.hidden_states import HiddenTap
+from send.models.tokenized_rows import read_rows
 from send.training.config import SendConfig
 from send.training.train import _plain
 from send.training.trainer import SendTrainer

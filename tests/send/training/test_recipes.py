@@ -11,12 +11,13 @@ from accelerate.utils import DeepSpeedPlugin, FullyShardedDataParallelPlugin
 from accelerate.utils.launch import prepare_deepspeed_cmd_env, prepare_multi_gpu_env
 from transformers import AutoModelForCausalLM
 
-from send import cli
+from send import cli, cli_options
+from send.cli_options import RECIPES, TrainOptions
 from send.training.config import SendConfig
 from send.world import World, small_model
 
-TRAININGS = sorted(path.stem for path in cli.RECIPES.glob("*.yaml"))
-LAUNCHES = sorted(path.stem for path in cli.RECIPES.glob("accelerate/*.yaml"))
+TRAININGS = sorted(path.stem for path in RECIPES.glob("*.yaml"))
+LAUNCHES = sorted(path.stem for path in RECIPES.glob("accelerate/*.yaml"))
 
 
 def run(capsys, *arguments):
@@ -28,9 +29,9 @@ def run(capsys, *arguments):
 @pytest.mark.parametrize("name", TRAININGS)
 def test_every_setting_is_understood(name, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    settings = yaml.safe_load((cli.RECIPES / f"{name}.yaml").read_text())
-    kinds = [cli.TrainOptions, SendConfig]
-    options, config = cli._parsed("train", kinds, ["--config", name])
+    settings = yaml.safe_load((RECIPES / f"{name}.yaml").read_text())
+    kinds = [TrainOptions, SendConfig]
+    options, config = cli_options.parsed("train", kinds, ["--config", name])
     for key, value in settings.items():
         owner = options if hasattr(options, key) else config
         found = getattr(owner, key)
@@ -40,7 +41,7 @@ def test_every_setting_is_understood(name, tmp_path, monkeypatch):
 
 def test_the_settings_of_the_paper():
     settings = {
-        name: yaml.safe_load((cli.RECIPES / f"{name}.yaml").read_text())
+        name: yaml.safe_load((RECIPES / f"{name}.yaml").read_text())
         for name in ("pythia_helm", "llama_medhalt")
     }
     assert settings["pythia_helm"]["drop_fraction"] == 0.2
@@ -73,7 +74,7 @@ def test_the_papers_training_runs_on_a_small_model(capsys, tmp_path, monkeypatch
         "--num_train_epochs", 4, "--disable_tqdm", True,
     )  # fmt: skip
     assert code == 0, err
-    folder = yaml.safe_load((cli.RECIPES / f"{name}.yaml").read_text())["output_dir"]
+    folder = yaml.safe_load((RECIPES / f"{name}.yaml").read_text())["output_dir"]
     assert f"5 checkpoints; the model is in {folder}/" in out
     history = json.loads((tmp_path / folder / "send_history.json").read_text())
     assert [row["step"] for row in history] == [11 * i for i in range(5)]  # 12 rows, 1 tracked
@@ -91,7 +92,7 @@ def test_recipes_are_listed_and_found(capsys):
     for name in (*TRAININGS, *(f"accelerate/{name}" for name in LAUNCHES)):
         assert f"  {name} " in out
         code, path, _ = run(capsys, "recipes", name)
-        assert (code, path.strip()) == (0, str(cli.RECIPES / f"{name}.yaml"))
+        assert (code, path.strip()) == (0, str(RECIPES / f"{name}.yaml"))
     code, _, err = run(capsys, "recipes", "nothing")
     assert (code, err) == (2, "send: there is no recipe 'nothing'; send recipes lists them.\n")
 
@@ -99,13 +100,13 @@ def test_recipes_are_listed_and_found(capsys):
 def test_a_file_of_the_same_name_is_taken_first(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "small").write_text("model: mine\ndata: rows.json\nevery: 7\n")
-    options, config = cli._parsed("train", [cli.TrainOptions, SendConfig], ["--config", "small"])
+    options, config = cli_options.parsed("train", [TrainOptions, SendConfig], ["--config", "small"])
     assert (options.model, config.every) == ("mine", 7)
 
 
 def launched(monkeypatch, name, processes):
     """What `accelerate launch` makes of a recipe, as far as it goes without a GPU."""
-    path = str(cli.RECIPES / "accelerate" / f"{name}.yaml")
+    path = str(RECIPES / "accelerate" / f"{name}.yaml")
     arguments = ["--config_file", path, "--num_processes", str(processes)]
     parsed = launch_command_parser().parse_args([*arguments, "-m", "send", "train"])
     parsed, defaults, _ = _validate_launch_command(parsed)
@@ -122,8 +123,8 @@ def launched(monkeypatch, name, processes):
 
 @pytest.mark.parametrize("name", LAUNCHES)
 def test_accelerate_knows_every_setting(name):
-    given = yaml.safe_load((cli.RECIPES / "accelerate" / f"{name}.yaml").read_text())
-    loaded = load_config_from_file(str(cli.RECIPES / "accelerate" / f"{name}.yaml")).to_dict()
+    given = yaml.safe_load((RECIPES / "accelerate" / f"{name}.yaml").read_text())
+    loaded = load_config_from_file(str(RECIPES / "accelerate" / f"{name}.yaml")).to_dict()
     assert {key: loaded[key] for key in given} == given
 
 

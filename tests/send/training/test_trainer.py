@@ -17,10 +17,10 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, HfArgumentParser, 
 from trl import SFTConfig, TrlParser
 
 from send.checkpoints.checkpoint import STATE_FILE, read_state
-from send.data.loading import split_tracking
+from send.data.split_tracking import split_tracking
 from send.dropout.callback import SendCallback
-from send.dropout.tracking import IGNORED, read_rows
 from send.models.hidden_states import block_at
+from send.models.tokenized_rows import IGNORED, read_rows
 from send.training.config import SendConfig
 from send.training.train import train
 from send.training.trainer import SendTrainer

@@ -1,6 +1,5 @@
-"""Texts from files of every kind, errors that say what is wrong, and the split."""
+"""Texts and prompts from files of every kind, and errors that say what is wrong."""
 
-import csv
 import json
 import os
 import re
@@ -8,11 +7,8 @@ from pathlib import Path
 
 import datasets
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
-from send.data.lines import numbered_rows
-from send.data.loading import as_dataset, load_prompts, load_texts, natural_spacing, split_tracking
+from send.data.load_texts import load_prompts, load_texts
 
 REAL = Path(os.environ.get("SPECDENS_DATA", Path(__file__).parents[4] / "shared" / "data"))
 
@@ -39,11 +35,6 @@ WIKI_TEXTS = [
     "It first aired on January 11, 1988 (in the U.S.).",
     'The car\'s top speed is "1,234.5 km/h acc., they say."',
 ]
-
-
-@pytest.fixture(autouse=True)
-def own_cache(tmp_path, monkeypatch):
-    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
 
 
 def write(path, content):
@@ -331,144 +322,9 @@ def test_texts_over_several_lines_of_csv(tmp_path, caplog):
     assert load_texts(write(tmp_path / "u.csv", f"text\n{long}\n"))["text"][0] == long
 
 
-@settings(max_examples=50, deadline=None)
-@given(
-    st.lists(st.one_of(st.just(None), st.text(min_size=1).filter(str.strip)), min_size=1),
-    st.sampled_from(["json", "jsonl", "csv"]),
-)
-def test_what_is_read_is_what_was_written(tmp_path_factory, texts, kind):
-    """Rows of JSON and CSV with their places, among them broken ones where there is a None."""
-    path = tmp_path_factory.mktemp("rows") / f"t.{kind}"
-    if kind == "csv":
-        with path.open("w", newline="", encoding="utf-8") as file:
-            out = csv.writer(file, lineterminator="\n")
-            out.writerow(["text", "n"])
-            out.writerows([text, 1] if text is not None else [1, 2, 3] for text in texts)
-    else:
-        rows = [
-            json.dumps({"text": t}, ensure_ascii=False) if t is not None else "3" for t in texts
-        ]
-        text = "\n".join(rows) if kind == "jsonl" else "[\n" + ",\n".join(rows) + "\n]"
-        path.write_bytes(text.encode())
-    found = list(numbered_rows(path))
-    assert [r["text"] if isinstance(r, dict) else None for _, r in found] == texts
-    numbers = [int(place.split(":")[1]) for place, _ in found]
-    assert numbers == sorted(set(numbers))
-    if kind != "csv":
-        assert numbers == list(range(1 + (kind == "json"), len(texts) + 1 + (kind == "json")))
-
-
-def test_rows_that_are_given_are_checked_alike(caplog):
-    rows = [{"text": "a"}, {"text": 3}, {"text": "b"}, {"text": ""}, {"body": "x"}, {"text": "c"}]
-    assert as_dataset(rows)["text"][:] == ["a", "b", "c"]
-    assert "the data: left out 3 of 6 rows: row 1: text is 3; expected text" in caplog.text
-    dataset = datasets.Dataset.from_dict({"text": ["a", None, " "], "id": [1, 2, 3]})
-    assert list(as_dataset(dataset)) == [{"text": "a", "id": 1}]
-    assert as_dataset(["a", "", "b"])["text"][:] == ["a", "b"]
-    named = datasets.Dataset.from_dict({"body": ["a", ""]})
-    assert len(as_dataset(named)) == 2
-    assert len(as_dataset(named, text_column="body")) == 1
-    with pytest.raises(ValueError, match="2 of 2 rows: row 0: text is empty"):
-        as_dataset(["", ""])
-
-
 def test_a_missing_file(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"there is no file .*missing\.jsonl"):
         load_texts(tmp_path / "missing.jsonl")
-
-
-@pytest.mark.parametrize(
-    ("tokens", "text"),
-    [
-        ("a long @-@ term plan .", "a long-term plan."),
-        ("1 @,@ 234 @.@ 5 people", "1,234.5 people"),
-        ("It 's Nick Jonas ' song .", "It's Nick Jonas ' song."),
-        ("( born 17 October 1974 )", "(born 17 October 1974)"),
-        ('called " Galaxy Glue " and " Once " .', 'called "Galaxy Glue" and "Once".'),
-        ("US $ 60 million , or 10 % of £ 5", "US $60 million, or 10% of £5"),
-        ("adjutant / quartermaster ; 233 km / h", "adjutant/quartermaster; 233 km/h"),
-        ("29 – 46 , see [ note 1 ]", "29 – 46, see [note 1]"),
-        ('( " We , who are " )', '("We, who are")'),
-        ("What ? No !", "What? No!"),
-        ("", ""),
-    ],
-)
-def test_natural_spacing(tokens, text):
-    assert natural_spacing(tokens) == text
-
-
-@given(st.text(st.characters(categories=["L", "N"]), min_size=1), st.integers(1, 5))
-def test_natural_spacing_leaves_words_alone(word, times):
-    sentence = " ".join([word] * times)
-    assert natural_spacing(sentence) == sentence
-
-
-def test_every_form_of_rows_becomes_a_data_set(tmp_path):
-    rows = [{"text": text} for text in TEXTS]
-    path = write(tmp_path / "t.jsonl", lines(rows))
-    for data in (TEXTS, rows, path, str(path), datasets.Dataset.from_list(rows)):
-        assert list(as_dataset(data)) == rows
-
-
-def test_a_data_set_with_tokens_passes():
-    tokens = datasets.Dataset.from_dict({"input_ids": [[1, 2]]})
-    assert as_dataset(tokens) is tokens
-
-
-@pytest.mark.parametrize("data", [3, {"text": ["a"]}, [1, 2], ["a", {"text": "b"}]])
-def test_other_things_are_refused(data):
-    with pytest.raises(TypeError, match=r"expected a datasets\.Dataset, a list of dicts"):
-        as_dataset(data)
-
-
-@pytest.mark.parametrize("data", [[], datasets.Dataset.from_dict({"text": []})])
-def test_no_rows_are_refused(data):
-    with pytest.raises(ValueError, match="no row"):
-        as_dataset(data)
-
-
-@settings(max_examples=25)
-@given(st.integers(2, 60), st.floats(0.01, 0.99), st.integers(0, 5))
-def test_split_is_disjoint_complete_and_never_empty(rows, fraction, seed):
-    whole = as_dataset([{"text": str(i)} for i in range(rows)])
-    train, tracking = split_tracking(whole, fraction, seed=seed)
-    assert sorted([*train["text"], *tracking["text"]]) == sorted(whole["text"])
-    assert min(len(train), len(tracking)) >= 1
-    assert abs(len(tracking) - fraction * rows) <= 1
-    again = split_tracking(whole, fraction, seed=seed)[1]
-    assert tracking["text"][:] == again["text"][:]
-
-
-@settings(max_examples=50)
-@given(st.lists(st.integers(0, 9), min_size=2, max_size=60), st.floats(0.01, 0.99))
-def test_rows_that_are_the_same_are_in_one_part(numbers, fraction):
-    whole = as_dataset([{"text": str(i), "id": n} for n, i in enumerate(numbers)])
-    if len(set(numbers)) == 1:
-        with pytest.raises(ValueError, match="rows are the same"):
-            split_tracking(whole, fraction)
-        return
-    train, tracking = split_tracking(whole, fraction)
-    assert sorted([*train["id"], *tracking["id"]]) == list(range(len(numbers)))
-    assert not set(train["text"]) & set(tracking["text"])
-    assert min(len(train), len(tracking)) >= 1
-
-
-def test_split_is_shuffled_by_the_seed():
-    whole = as_dataset([str(i) for i in range(100)])
-    first, second = (split_tracking(whole, seed=seed)[1]["text"][:] for seed in (0, 1))
-    assert first != second
-    assert first != whole["text"][:10]
-
-
-@pytest.mark.parametrize("fraction", [0, 1, -0.1, 1.5])
-def test_split_refuses_a_fraction_out_of_range(fraction):
-    with pytest.raises(ValueError, match="0 < fraction < 1"):
-        split_tracking(as_dataset(TEXTS), fraction)
-
-
-def test_split_refuses_a_single_row():
-    with pytest.raises(ValueError, match="1 row cannot be split"):
-        split_tracking(as_dataset(TEXTS[:1]))
 
 
 @pytest.mark.parametrize(
