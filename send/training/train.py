@@ -96,7 +96,7 @@ def train(
     ... )
     >>> result = send.train(
     ...     small_model(tokenizer, width=16, blocks=3, heads=2),
-    ...     world.finetuningrows_of(),
+    ...     world.finetuning_rows(),
     ...     config=config,
     ...     processing_class=tokenizer,
     ... )  # doctest: +ELLIPSIS

@@ -16,7 +16,7 @@ from accelerate.utils import DistributedType
 from transformers import AutoModelForCausalLM, TrainerCallback
 
 from send import cli
-from send.training import trainer
+from send.training import train
 from send.world import World, small_model
 
 WORLD = World(0, people=12, new_people=8, unknown_people=4)
@@ -89,7 +89,7 @@ class Stop(TrainerCallback):
 
 def main(folder):
     """Train without a break, then with one, and note what this process saw."""
-    written, seen, make = [], [], trainer.SendTrainer
+    written, seen, make = [], [], train.SendTrainer
 
     def note(event, arguments):
         if event == "open" and isinstance(arguments[1], str) and set(arguments[1]) & set("wax"):
@@ -104,7 +104,7 @@ def main(folder):
         return seen[-1]
 
     sys.addaudithook(note)
-    trainer.SendTrainer = noted_trainer
+    train.SendTrainer = noted_trainer
     leave, PartialState.destroy_process_group = PartialState.destroy_process_group, lambda _: None
     breaking = False
     assert cli.main(options(folder, "whole", **HALF)) == 0
@@ -115,7 +115,7 @@ def main(folder):
     assert cli.main(options(folder, "broken", resume="", **HALF)) == 0
     whole, _, resumed = seen
     found = {
-        "histories": [trainer._joined(t.send.history, t.evaluation) for t in (whole, resumed)],
+        "histories": [train._joined(t.send.history, t.evaluation) for t in (whole, resumed)],
         "log": whole.state.log_history,
         "written": written,
         "kind": whole.accelerator.distributed_type.value,

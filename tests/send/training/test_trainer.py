@@ -461,9 +461,10 @@ def test_every_option_of_the_callback_is_one_of_the_config_and_has_help():
 
 def test_options_come_from_the_command_line(tmp_path):
     words = f"--output_dir {tmp_path} --every 50 --drop_fraction 0.3 --layer -3 --stop_loss 0.01"
+    words += " --stop_score 0.1"
     (parsed,) = HfArgumentParser(SendConfig).parse_args_into_dataclasses(words.split())
     assert (parsed.every, parsed.drop_fraction, parsed.layer) == ("50", 0.3, -3)
-    assert (parsed.stop_loss, parsed.stop_score, parsed.num_train_epochs) == (0.01, None, 8.0)
+    assert (parsed.stop_loss, parsed.stop_score, parsed.num_train_epochs) == (0.01, 0.1, 8.0)
     assert HfArgumentParser(SendConfig).format_help()
 
 
