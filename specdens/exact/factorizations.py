@@ -260,8 +260,9 @@ def _judged(sign: complex, logabsdet: float, smallest: Any, inverse_sum: Any, n:
 
 def sparse_slogdet(a: Any, *, hermitian: bool) -> Factored:
     """Return sign (or phase) and log|det| of a SciPy CSC array in double precision, by SuperLU."""
-    a = a.copy()
-    a.eliminate_zeros()
+    if not np.all(a.data):
+        a = a.copy()
+        a.eliminate_zeros()
     if not (np.all(np.diff(a.indptr)) and np.all(np.bincount(a.indices, minlength=a.shape[0]))):
         return SINGULAR
 

@@ -113,9 +113,7 @@ def evened(a: Array) -> tuple[Array, float] | None:
 
 
 def sparse_evened(a: Any, *, hermitian: bool) -> tuple[Any, float] | None:
-    """Do the same to a SciPy CSC array; rows and columns are scaled alike if it is Hermitian."""
-    a = a.tocsc(copy=True)
-    a.eliminate_zeros()
+    """Do the same to a SciPy CSC array without stored zeros; alike on both sides if Hermitian."""
     pattern = a.copy()
     pattern.data = np.ones(a.nnz)
     logs = a.copy()
